@@ -1,0 +1,195 @@
+"""The settings of a run: one source for the TOML file, the flags and the help texts.
+
+A section is a frozen pydantic model. Its field descriptions are what `--help` and
+`sls-deploy init` show, its defaults are what a run uses.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from sls_deploy.errors import SlsError
+
+Precision = Literal["fp32", "fp16"]
+"""Precision of an exported graph's weights and activations; pictures stay fp32."""
+
+Architecture = Literal["sm80", "sm86", "sm89"]
+"""Compute capability that an engine is built for: A100, A10/A40/RTX 30, L4/L40/RTX 40."""
+
+Shape = Annotated[
+    tuple[int, int, int, int], Field(description="Batch, channels, height and width in pixels.")
+]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Section):
+    """The dense network to start from."""
+
+    name: str = Field("auto", description="Network of the registry, or 'auto' to recognise it.")
+    weights: Path | None = Field(None, description="Checkpoint of the dense network.")
+    scale: int | None = Field(
+        None, ge=1, description="Scale to use where the weights hold several, else the largest."
+    )
+
+
+class DataConfig(Section):
+    """The photographs to learn from."""
+
+    photos: Path | None = Field(None, description="Folder of photographs.")
+    cache_mib: int = Field(1024, ge=1, description="Memory for decoded photographs, in MiB.")
+    held_out: int = Field(16, ge=1, description="Crops kept apart to measure PSNR on.")
+
+
+class SearchConfig(Section):
+    """The search for what to prune."""
+
+    method: Literal["sls"] = Field("sls", description="'sls', learnt end to end as in the paper.")
+    pattern: str = Field("2:4", description="'2:4', or 'n:M' with M of 4, 8, 16 or 32.")
+    budgets: tuple[float, ...] = Field(
+        (0.5,), description="Cost to reach, as a share of the prunable layers' dense cost."
+    )
+    steps: int = Field(600, ge=1, description="Training steps for each budget.")
+    minutes: float | None = Field(
+        None, gt=0, description="Minutes for each budget; replaces steps by what fits."
+    )
+    batch: int = Field(16, ge=1, description="Crops in a step.")
+    patch: int = Field(48, ge=8, description="Side of a crop before up-scaling, in pixels.")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak rate of Adam for the weights.")
+    search_share: float = Field(
+        0.4, gt=0, le=1, description="Share of the steps in which the budget should be reached."
+    )
+    penalty: float = Field(
+        0.02, gt=0, description="Weight of the cost (as a share of dense) beside the L1 loss."
+    )
+    seed: int = Field(0, ge=0, description="Seed of crops and flips.")
+
+    @field_validator("pattern")
+    @classmethod
+    def _known_pattern(cls, value: str) -> str:
+        if not re.fullmatch(r"2:4|n:(4|8|16|32)", value):
+            raise ValueError("must be 2:4, n:4, n:8, n:16 or n:32")
+        return value
+
+    @field_validator("budgets")
+    @classmethod
+    def _descending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or not all(0 < budget < 1 for budget in value):
+            raise ValueError("must lie between 0 and 1, for example 0.5")
+        return tuple(sorted(set(value), reverse=True))
+
+
+class ExportConfig(Section):
+    """The ONNX files to write."""
+
+    precisions: tuple[Precision, ...] = Field(
+        ("fp32", "fp16"), min_length=1, description="Precisions to export."
+    )
+
+
+class BuildConfig(Section):
+    """The TensorRT engines to build."""
+
+    backend: Literal["auto", "tensorrt", "tensorrt_rtx"] = Field(
+        "auto", description="'tensorrt', 'tensorrt_rtx', or 'auto': tensorrt where it is installed."
+    )
+    architectures: tuple[Architecture, ...] = Field(
+        ("sm86",), min_length=1, description="GPU generations to build for."
+    )
+    precisions: tuple[Precision, ...] = Field(
+        ("fp16",), min_length=1, description="Exported precisions to build."
+    )
+    min_shape: Shape = Field((1, 3, 16, 16), description="Smallest input, NCHW.")
+    opt_shape: Shape = Field((1, 3, 180, 320), description="Input that kernels are chosen for.")
+    max_shape: Shape = Field((4, 3, 720, 1280), description="Largest input, NCHW.")
+    timeout: int = Field(600, ge=1, description="Seconds after which a build is given up.")
+
+
+class ValidateConfig(Section):
+    """The pictures to measure on, and how much may be lost."""
+
+    pictures: Path | None = Field(None, description="Folder of ground truth pictures.")
+    max_loss_db: float = Field(0.3, ge=0, description="Most Y-PSNR lost to the dense network, dB.")
+    min_parity_fp32_db: float = Field(80.0, description="Least PSNR of ONNX fp32 to PyTorch, dB.")
+    min_parity_fp16_db: float = Field(50.0, description="Least PSNR of fp16 to PyTorch, dB.")
+
+
+class Config(Section):
+    """All settings of a run."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    search: SearchConfig = SearchConfig()
+    export: ExportConfig = ExportConfig()
+    build: BuildConfig = BuildConfig()
+    validate_: ValidateConfig = Field(ValidateConfig(), alias="validate")
+
+
+def parse_config(values: dict[str, Any], where: str) -> Config:
+    """Check raw settings.
+
+    Args:
+        values: sections by name, each a mapping of settings.
+        where: the file or command that they come from, for the error.
+
+    Raises:
+        SlsError: a setting is unknown or out of range; names it and says what is allowed.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise SlsError(
+            f"{name} is {first['input']!r}: {message[:1].lower()}{message[1:]}", where
+        ) from None
+
+
+def read_config(path: Path) -> Config:
+    """Read a TOML file of settings; relative paths in it start at its folder.
+
+    Raises:
+        SlsError: no such file, no TOML, or a setting that is unknown or out of range.
+    """
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise SlsError("no such file", str(path), "`sls-deploy init` writes one.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SlsError(f"cannot be read as TOML ({error})", str(path)) from None
+    for section, name in (("model", "weights"), ("data", "photos"), ("validate", "pictures")):
+        value = values.get(section, {})
+        if isinstance(value, dict) and isinstance(value.get(name), str):
+            value[name] = str(path.parent / value[name])
+    return parse_config(values, str(path))
+
+
+def to_toml(config: Config, *, comments: bool = False) -> str:
+    """Settings as TOML with every default spelled out; settings that are None stand as comments.
+
+    Args:
+        config: the settings.
+        comments: put each setting's description above it.
+    """
+    lines: list[str] = []
+    for section_name, section in config:
+        name = section_name.rstrip("_")
+        lines += [f"[{name}]"]
+        for key, value in section.model_dump(mode="json").items():
+            description = type(section).model_fields[key].description
+            if comments and description:
+                lines.append(f"# {description}")
+            lines.append(f"# {key} =" if value is None else f"{key} = {json.dumps(value)}")
+        lines.append("")
+    return "\n".join(lines)

@@ -1,0 +1,24 @@
+"""The one error that a user sees."""
+
+from __future__ import annotations
+
+
+class SlsError(Exception):
+    """Bad input or a machine that cannot do what was asked.
+
+    The command line prints it as one line and exits with code 2.
+
+    Args:
+        what: what is wrong, in a sentence without a full stop.
+        where: the file, flag, layer or line that it is about; may be empty.
+        fix: what to do next, in the user's own words and flags.
+    """
+
+    def __init__(self, what: str, where: str = "", fix: str = "") -> None:
+        self.what, self.where, self.fix = what, where, fix
+        line = ": ".join(part for part in (where, what) if part)
+        super().__init__(" ".join(f"{line}. {fix}".split()) if fix else " ".join(line.split()))
+
+
+class GateError(Exception):
+    """A quality gate failed: the work is done and written, but it is not good enough (exit code 1)."""

@@ -1,0 +1,282 @@
+"""The run folder: what each stage read and wrote, kept so that nothing is lost or done twice.
+
+Every file is written under a temporary name and renamed. `manifest.json` records for each
+finished stage the hash of its inputs and of each output; a stage whose hashes still hold is
+skipped. One process at a time works in a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sls_deploy.config import Config, read_config
+from sls_deploy.errors import SlsError
+
+MANIFEST = "manifest.json"
+CONFIG = "config.toml"
+_PACKAGES = ("sls-deploy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt",
+             "tensorrt-rtx", "numpy")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What the manifest keeps of a finished stage."""
+
+    inputs: str
+    """SHA-256 over everything that the stage's result depends on."""
+    outputs: dict[str, str]
+    """SHA-256 of each file written, by its path in the run folder."""
+    seconds: float
+    """Wall time of the work."""
+    peak_mib: int
+    """Peak resident memory of the process (and of its largest child), in MiB."""
+    versions: dict[str, str]
+    """Versions of the packages that did it."""
+    machine: str
+    """Operating system, processor and core count."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder on disk."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path) -> Run:
+        """Make the folder, or take one that is empty or already a run.
+
+        Raises:
+            SlsError: the path is a file, a folder with other things in it, or cannot be written.
+        """
+        if path.is_file():
+            raise SlsError("is a file", str(path), "Name a folder for the run.")
+        if path.is_dir() and not (path / CONFIG).exists() and any(path.iterdir()):
+            raise SlsError("is a folder with other files in it", str(path), "Name a new folder.")
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """Take an existing run.
+
+        Raises:
+            SlsError: there is no run at that path.
+        """
+        if not (path / CONFIG).is_file():
+            raise SlsError("no run there", str(path), "`sls-deploy search --out FOLDER` makes one.")
+        return cls(path)
+
+    @classmethod
+    def newest(cls, root: Path = Path("runs")) -> Run:
+        """Take the run below `root` whose settings were written last.
+
+        Raises:
+            SlsError: there is none.
+        """
+        found = sorted(root.glob(f"*/{CONFIG}"), key=lambda path: path.stat().st_mtime_ns)
+        if not found:
+            raise SlsError("no run there yet", str(root), "`sls-deploy search` makes one.")
+        return cls(found[-1].parent)
+
+    @property
+    def config(self) -> Config:
+        """The settings that the run was made with."""
+        return read_config(self.path / CONFIG)
+
+    @property
+    def manifest(self) -> dict[str, StageRecord]:
+        """The finished stages, by key such as 'search/b0.50'."""
+        path = self.path / MANIFEST
+        if not path.exists():
+            return {}
+        try:
+            stages = json.loads(path.read_text("utf-8"))["stages"]
+            return {key: StageRecord(**record) for key, record in stages.items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            fix = "Remove the file: finished stages are then done again."
+            raise SlsError("is not a manifest of this version", str(path), fix) from None
+
+    def budgets(self, stage: str) -> list[float]:
+        """Budgets that `stage` ('search' or 'export') finished, descending."""
+        prefix = f"{stage}/b"
+        found = {float(key.removeprefix(prefix)) for key in self.manifest if key.startswith(prefix)}
+        return sorted(found, reverse=True)
+
+    def folder(self, stage: str, budget: float) -> Path:
+        """Folder of a stage and budget, such as `search/b0.50`."""
+        return self.path / stage / budget_name(budget)
+
+    def require(self, stage: str, budget: float) -> Path:
+        """Folder of a finished stage and budget.
+
+        Raises:
+            SlsError: that stage was not done for that budget; lists those that were.
+        """
+        if budget not in (known := self.budgets(stage)):
+            done = ", ".join(f"{value:g}" for value in known) or "none"
+            before = "searched" if stage == "search" else "exported"
+            raise SlsError(
+                f"budget {budget:g} was not {before} (done: {done})",
+                str(self.path),
+                f"`sls-deploy {stage} --budget {budget:g}` does it.",
+            )
+        return self.folder(stage, budget)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out of the folder.
+
+        Raises:
+            SlsError: another process works in it.
+        """
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            with disk_errors(self.path):
+                lock.acquire()
+        except Timeout:
+            fix = "Wait for it, or use another folder."
+            raise SlsError("another process works in this run", str(self.path), fix) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def stage(
+        self, key: str, inputs: Mapping[str, Any], work: Callable[[], Iterable[Path]]
+    ) -> tuple[StageRecord, bool]:
+        """Do a stage's work unless the manifest shows that it stands already.
+
+        Args:
+            key: name of the stage in the manifest, such as 'export/b0.50'.
+            inputs: everything that the result depends on, as JSON values and file hashes.
+            work: writes the outputs (atomically) and returns their paths.
+
+        Returns:
+            The stage's record, and whether the work was skipped.
+        """
+        wanted = hash_json(inputs)
+        record = self.manifest.get(key)
+        if record and record.inputs == wanted and self._intact(record):
+            return record, True
+        start = time.monotonic()
+        outputs = [path.relative_to(self.path).as_posix() for path in work()]
+        record = StageRecord(
+            inputs=wanted,
+            outputs={name: hash_file(self.path / name) for name in sorted(outputs)},
+            seconds=round(time.monotonic() - start, 2),
+            peak_mib=peak_mib(),
+            versions=versions(),
+            machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        )
+        stages = {name: asdict(old) for name, old in {**self.manifest, key: record}.items()}
+        write_json(self.path / MANIFEST, {"version": 1, "stages": stages})
+        return record, False
+
+    def _intact(self, record: StageRecord) -> bool:
+        return all(
+            (self.path / name).is_file() and hash_file(self.path / name) == digest
+            for name, digest in record.outputs.items()
+        )
+
+
+def budget_name(budget: float) -> str:
+    """Folder name of a budget: 'b0.50', 'b0.125'."""
+    return f"b{budget:.2f}" if round(budget, 2) == budget else f"b{budget:g}"
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a missing permission into one clear error about `path`."""
+    try:
+        yield
+    except OSError as error:
+        fix = "Free some space or name another folder; finished work is kept."
+        raise SlsError(f"cannot be written ({error.strerror or error})", str(path), fix) from None
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success it is flushed and takes the name.
+
+    Raises:
+        SlsError: the disk is full or the folder cannot be written; `path` is left as it was.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file atomically and return its path."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, "utf-8")
+    return path
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write JSON atomically and return its path."""
+    return write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal.
+
+    Raises:
+        SlsError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SlsError(f"cannot be read ({error.strerror})", str(path)) from None
+
+
+def hash_json(value: Any) -> str:
+    """SHA-256 of a JSON value, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def peak_mib() -> int:
+    """Peak resident memory so far of this process or its largest child, in MiB."""
+    usage = max(
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return usage // 1024
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that matter to a result, of those installed."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,18 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of benchmarks and checkpoints that are not part of the project."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("SLS_DEPLOY_DATA", default))
+    if not folder.is_dir():
+        pytest.skip("needs the benchmark pictures and checkpoints: set SLS_DEPLOY_DATA")
+    return folder
