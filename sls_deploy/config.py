@@ -10,7 +10,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -89,6 +89,20 @@ class SearchConfig(Section):
         return tuple(sorted(set(value), reverse=True))
 
 
+class TrainConfig(Section):
+    """The training of a dense network from nothing."""
+
+    name: str = Field("edsr", description="Network of the registry.")
+    options: dict[str, int | float | bool] = Field(
+        default_factory=dict, description="Arguments of the network, such as features=32."
+    )
+    steps: int = Field(10_000, ge=1, description="Training steps.")
+    batch: int = Field(16, ge=1, description="Crops in a step.")
+    patch: int = Field(48, ge=8, description="Side of a crop before up-scaling, in pixels.")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak rate of Adam.")
+    seed: int = Field(0, ge=0, description="Seed of weights, crops and flips.")
+
+
 class ExportConfig(Section):
     """The ONNX files to write."""
 
@@ -135,18 +149,23 @@ class Config(Section):
     validate_: ValidateConfig = Field(ValidateConfig(), alias="validate")
 
 
-def parse_config(values: dict[str, Any], where: str) -> Config:
-    """Check raw settings.
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def parse_section(section: type[AnySection], values: dict[str, Any], where: str) -> AnySection:
+    """Check raw settings; those that are None keep their default.
 
     Args:
-        values: sections by name, each a mapping of settings.
+        section: what they are settings of.
+        values: settings by name.
         where: the file or command that they come from, for the error.
 
     Raises:
         SlsError: a setting is unknown or out of range; names it and says what is allowed.
     """
+    given = {name: value for name, value in values.items() if value is not None}
     try:
-        return Config.model_validate(values)
+        return section.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
@@ -154,6 +173,22 @@ def parse_config(values: dict[str, Any], where: str) -> Config:
         raise SlsError(
             f"{name} is {first['input']!r}: {message[:1].lower()}{message[1:]}", where
         ) from None
+
+
+def merge_config(config: Config, flags: dict[str, dict[str, Any]]) -> Config:
+    """Put flags over settings.
+
+    Args:
+        config: the settings.
+        flags: by section and setting; those that are None change nothing.
+
+    Raises:
+        SlsError: a flag is out of range; names it and says what is allowed.
+    """
+    values = config.model_dump(by_alias=True)
+    for section, given in flags.items():
+        values[section] |= {key: value for key, value in given.items() if value is not None}
+    return parse_section(Config, values, "the command line")
 
 
 def read_config(path: Path) -> Config:
@@ -172,7 +207,7 @@ def read_config(path: Path) -> Config:
         value = values.get(section, {})
         if isinstance(value, dict) and isinstance(value.get(name), str):
             value[name] = str(path.parent / value[name])
-    return parse_config(values, str(path))
+    return parse_section(Config, values, str(path))
 
 
 def to_toml(config: Config, *, comments: bool = False) -> str:

@@ -21,4 +21,4 @@ class SlsError(Exception):
 
 
 class GateError(Exception):
-    """A quality gate failed: the work is done and written, but it is not good enough (exit code 1)."""
+    """The work is done and written, but a quality gate failed (exit code 1)."""

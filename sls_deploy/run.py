@@ -43,7 +43,7 @@ class StageRecord:
     seconds: float
     """Wall time of the work."""
     peak_mib: int
-    """Peak resident memory of the process (and of its largest child), in MiB."""
+    """Peak resident memory of the process, in MiB."""
     versions: dict[str, str]
     """Versions of the packages that did it."""
     machine: str
@@ -146,12 +146,12 @@ class Run:
             SlsError: another process works in it.
         """
         lock = FileLock(self.path / ".lock", timeout=0)
-        try:
-            with disk_errors(self.path):
+        with disk_errors(self.path):
+            try:
                 lock.acquire()
-        except Timeout:
-            fix = "Wait for it, or use another folder."
-            raise SlsError("another process works in this run", str(self.path), fix) from None
+            except Timeout:
+                fix = "Wait for it, or use another folder."
+                raise SlsError("another process works in this run", str(self.path), fix) from None
         try:
             yield
         finally:
@@ -263,12 +263,8 @@ def hash_json(value: Any) -> str:
 
 
 def peak_mib() -> int:
-    """Peak resident memory so far of this process or its largest child, in MiB."""
-    usage = max(
-        resource.getrusage(who).ru_maxrss
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    return usage // 1024
+    """Peak resident memory of this process so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""Pictures: files, MATLAB's bicubic, and pairs of input and truth."""

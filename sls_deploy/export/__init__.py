@@ -1,0 +1,1 @@
+"""From a sparse network to ONNX files, with the proof of what is in them."""

@@ -1,0 +1,1 @@
+"""Networks: how they are built, recognised, loaded and saved."""

@@ -1,0 +1,1 @@
+"""Runners: one interface for PyTorch, ONNX Runtime and TensorRT."""

@@ -1,0 +1,1 @@
+"""Search: what is prunable, what it costs, and which ratios fit a budget."""

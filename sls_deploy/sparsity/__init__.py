@@ -1,0 +1,1 @@
+"""Pure N:M mathematics: units, ranks, masks and 2:4 legality."""

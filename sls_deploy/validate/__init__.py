@@ -1,0 +1,1 @@
+"""Validation: what each stage of the flow does to the pictures."""

@@ -1,0 +1,1 @@
+"""Graph passes, one a file: each says what it requires and ensures."""

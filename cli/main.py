@@ -1,0 +1,66 @@
+"""The program `sls-deploy`: its commands, and how errors end it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from sls_deploy import __version__
+from sls_deploy.cli import build, demo, export, init, models, run, search, train, validate
+from sls_deploy.errors import GateError, SlsError
+
+app = typer.Typer(
+    help="Search N:M sparsity for image restoration networks, and prove what it does.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("init", short_help="Write a commented sls-deploy.toml here.")(init.init)
+app.command("run", short_help="Search, export, build and validate in one go.")(run.run)
+app.command("search", short_help="Learn what to prune, under a budget.")(search.search)
+app.command("export", short_help="Write ONNX files, with proof.")(export.export)
+app.command("build", short_help="Build TensorRT engines, with evidence.")(build.build)
+app.command("validate", short_help="Measure every stage on real pictures.")(validate.validate)
+app.command("demo", short_help="Do the whole job on bundled pictures.")(demo.demo)
+app.command("train", short_help="Train a dense network from photographs.")(train.train)
+app.command("models", short_help="List the networks that are known.")(models.models)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"sls-deploy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the program: exit 0 done, 1 a gate failed, 2 bad usage or input, 130 interrupted."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except GateError as error:
+        code, text = 1, str(error)
+    except SlsError as error:
+        code, text = 2, str(error)
+    except typer.TyperException as error:
+        code, text = 2, error.format_message()
+    except (typer.Abort, KeyboardInterrupt):
+        code, text = 130, "interrupted; the same command goes on from the last checkpoint"
+    from sls_deploy.cli.output import print_error
+
+    print_error(text)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Flags that several commands share; their help texts come from the settings themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sls_deploy.config import (
+    BuildConfig,
+    Config,
+    DataConfig,
+    ExportConfig,
+    ModelConfig,
+    SearchConfig,
+    Section,
+    ValidateConfig,
+    merge_config,
+    read_config,
+)
+from sls_deploy.errors import SlsError
+from sls_deploy.run import Run
+
+SETTINGS = Path("sls-deploy.toml")
+
+
+def setting(section: type[Section], field: str, *flags: str) -> Any:
+    """A Typer option that says what the field of the settings says."""
+    info = section.model_fields[field]
+    default = info.default
+    if isinstance(default, tuple):
+        default = ",".join(str(item) for item in default)
+    shown = "" if default is None else f" [default: {default}]"
+    return typer.Option(*flags, help=f"{info.description}{shown}", show_default=False)
+
+
+RunFolder = Annotated[
+    Path | None,
+    typer.Argument(metavar="[RUN]", help="Run folder; the newest below runs/ if left out."),
+]
+Settings = Annotated[
+    Path | None,
+    typer.Option("--config", help=f"Settings; ./{SETTINGS} if it is there.", show_default=False),
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Run folder; runs/<weights> if left out.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Budget = Annotated[
+    str | None,
+    typer.Option("--budget", help="Budget; all those of the run if left out.", show_default=False),
+]
+Model = Annotated[str | None, setting(ModelConfig, "name", "--model")]
+Weights = Annotated[Path | None, setting(ModelConfig, "weights", "--weights")]
+Scale = Annotated[int | None, setting(ModelConfig, "scale", "--scale")]
+Photos = Annotated[Path | None, setting(DataConfig, "photos", "--data")]
+CacheMib = Annotated[int | None, setting(DataConfig, "cache_mib", "--cache-mib")]
+Pattern = Annotated[str | None, setting(SearchConfig, "pattern", "--pattern")]
+Budgets = Annotated[str | None, setting(SearchConfig, "budgets", "--budget")]
+Steps = Annotated[int | None, setting(SearchConfig, "steps", "--steps")]
+Minutes = Annotated[float | None, setting(SearchConfig, "minutes", "--minutes")]
+Batch = Annotated[int | None, setting(SearchConfig, "batch", "--batch")]
+Patch = Annotated[int | None, setting(SearchConfig, "patch", "--patch")]
+Rate = Annotated[float | None, setting(SearchConfig, "learning_rate", "--learning-rate")]
+Penalty = Annotated[float | None, setting(SearchConfig, "penalty", "--penalty")]
+Seed = Annotated[int | None, setting(SearchConfig, "seed", "--seed")]
+ExportPrecisions = Annotated[str | None, setting(ExportConfig, "precisions", "--precision")]
+BuildPrecisions = Annotated[str | None, setting(BuildConfig, "precisions", "--precision")]
+Architectures = Annotated[str | None, setting(BuildConfig, "architectures", "--arch")]
+Backend = Annotated[str | None, setting(BuildConfig, "backend", "--backend")]
+Timeout = Annotated[int | None, setting(BuildConfig, "timeout", "--timeout")]
+Pictures = Annotated[Path | None, setting(ValidateConfig, "pictures", "--data")]
+MaxLoss = Annotated[float | None, setting(ValidateConfig, "max_loss_db", "--max-loss-db")]
+
+
+def load_settings(path: Path | None, flags: dict[str, dict[str, Any]]) -> Config:
+    """The settings of a file (or ./sls-deploy.toml, or the defaults) with flags put over them."""
+    if path is None and SETTINGS.is_file():
+        path = SETTINGS
+    return merge_config(Config() if path is None else read_config(path), flags)
+
+
+def find_run(folder: Path | None) -> Run:
+    """The run that was named, or the newest one."""
+    return Run.newest() if folder is None else Run.open(folder)
+
+
+def listed(text: str | None) -> list[str] | None:
+    """The items of a flag such as 'fp32,fp16'."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def budgets_of(text: str | None) -> list[float] | None:
+    """The numbers of a flag such as '0.5,0.25'.
+
+    Raises:
+        SlsError: not a number between 0 and 1.
+    """
+    if text is None:
+        return None
+    try:
+        budgets = [float(part) for part in text.split(",")]
+    except ValueError:
+        budgets = []
+    if not budgets or not all(0 < budget < 1 for budget in budgets):
+        fix = "Give a share between 0 and 1, such as 0.5."
+        raise SlsError(f"{text!r} is not a budget", "--budget", fix)
+    return budgets
+
+
+def chosen_budgets(run: Run, text: str | None, stage: str) -> list[float]:
+    """The budgets of a flag, or all that `stage` finished in the run.
+
+    Raises:
+        SlsError: there are none.
+    """
+    budgets = budgets_of(text) or run.budgets(stage)
+    if not budgets:
+        raise SlsError(
+            f"nothing was {stage}ed yet", str(run.path), f"`sls-deploy {stage}` does it."
+        )
+    return budgets

@@ -1,0 +1,92 @@
+"""`sls-deploy run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sls_deploy.cli import options as o
+from sls_deploy.cli.build import build_flags, print_build
+from sls_deploy.cli.export import print_export
+from sls_deploy.cli.search import default_folder, print_search, search_flags
+from sls_deploy.cli.validate import check_gates, print_validation
+
+
+def run(
+    model: o.Model = None,
+    weights: o.Weights = None,
+    scale: o.Scale = None,
+    data: o.Photos = None,
+    pictures: Annotated[
+        Path | None, typer.Option("--pictures", help="Folder of ground truth to validate on.")
+    ] = None,
+    pattern: o.Pattern = None,
+    budget: o.Budgets = None,
+    steps: o.Steps = None,
+    minutes: o.Minutes = None,
+    batch: o.Batch = None,
+    patch: o.Patch = None,
+    learning_rate: o.Rate = None,
+    penalty: o.Penalty = None,
+    seed: o.Seed = None,
+    cache_mib: o.CacheMib = None,
+    arch: o.Architectures = None,
+    backend: o.Backend = None,
+    timeout: o.Timeout = None,
+    max_loss_db: o.MaxLoss = None,
+    config: o.Settings = None,
+    out: o.Out = None,
+    json: o.Json = False,
+) -> None:
+    """
+    \b
+    sls-deploy run --weights rlfn.pth --data photos/ --pictures Set5/ --budget 0.5
+    sls-deploy run
+
+    Search, export, build and validate every budget. Stages whose inputs are unchanged are
+    skipped; an interrupted run goes on with the same command.
+    """
+    from sls_deploy.cli.output import print_json, progress
+    from sls_deploy.engine.stage import build_engines
+    from sls_deploy.errors import SlsError
+    from sls_deploy.export.stage import export_onnx
+    from sls_deploy.run import Run
+    from sls_deploy.search.stage import search_budgets
+    from sls_deploy.validate.stage import validate_budget
+
+    given = {**locals(), "precision": None}
+    flags = {
+        **search_flags(given),
+        "build": build_flags(given),
+        "validate": {"pictures": pictures, "max_loss_db": max_loss_db},
+    }
+    settings = o.load_settings(config, flags)
+    if settings.validate_.pictures is None:
+        raise SlsError("no pictures were named", "--pictures", "Give a folder of ground truth.")
+    folder = out or default_folder(settings.model.weights)
+    with progress(quiet=json) as report:
+        searched = search_budgets(settings, folder, report)
+        stages = Run.open(folder)
+        budgets = [result.budget for result in searched.budgets]
+        exported = [export_onnx(stages, value, settings.export, report) for value in budgets]
+        built = [
+            engine
+            for value in budgets
+            for engine in build_engines(stages, value, settings.build, report)
+        ]
+        validated = [
+            validate_budget(stages, value, settings.validate_, report) for value in budgets
+        ]
+    if json:
+        print_json({"search": searched, "export": exported, "build": built, "validate": validated})
+    else:
+        print_search(searched)
+        for export in exported:
+            print_export(export)
+        for engine in built:
+            print_build(engine)
+        for validation in validated:
+            print_validation(validation)
+    check_gates(validated)

@@ -1,0 +1,100 @@
+"""`sls-deploy search`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sls_deploy.cli import options as o
+
+if TYPE_CHECKING:
+    from sls_deploy.search.stage import SearchResult
+
+
+def search(
+    model: o.Model = None,
+    weights: o.Weights = None,
+    scale: o.Scale = None,
+    data: o.Photos = None,
+    pattern: o.Pattern = None,
+    budget: o.Budgets = None,
+    steps: o.Steps = None,
+    minutes: o.Minutes = None,
+    batch: o.Batch = None,
+    patch: o.Patch = None,
+    learning_rate: o.Rate = None,
+    penalty: o.Penalty = None,
+    seed: o.Seed = None,
+    cache_mib: o.CacheMib = None,
+    config: o.Settings = None,
+    out: o.Out = None,
+    json: o.Json = False,
+) -> None:
+    """
+    \b
+    sls-deploy search --weights rlfn.pth --data photos/ --budget 0.5 --minutes 20
+    sls-deploy search --weights rlfn.pth --data photos/ --pattern n:16 --budget 0.5,0.25
+
+    Learn how much of each layer to keep, end to end, until the cost falls below the budget;
+    then fine-tune. Writes sparse weights and ratios into the run folder. Without flags it uses
+    ./sls-deploy.toml. An interrupted search goes on with the same command.
+    """
+    from sls_deploy.cli.output import print_json, progress
+    from sls_deploy.search.stage import search_budgets
+
+    flags = search_flags(locals())
+    settings = o.load_settings(config, flags)
+    folder = out or default_folder(settings.model.weights)
+    with progress(quiet=json) as report:
+        result = search_budgets(settings, folder, report)
+    if json:
+        print_json(result)
+    else:
+        print_search(result)
+
+
+def search_flags(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The flags of a search as settings."""
+    return {
+        "model": {"name": given["model"], "weights": given["weights"], "scale": given["scale"]},
+        "data": {"photos": given["data"], "cache_mib": given["cache_mib"]},
+        "search": {
+            "budgets": o.budgets_of(given["budget"]),
+            **{
+                key: given[key]
+                for key in ("pattern", "steps", "minutes", "batch", "patch", "learning_rate",
+                            "penalty", "seed")
+            },
+        },
+    }  # fmt: skip
+
+
+def default_folder(weights: Path | None) -> Path:
+    """Run folder where none was named: runs/ and the name of the weights."""
+    return Path("runs") / (weights.stem if weights else "run")
+
+
+def print_search(result: SearchResult) -> None:
+    """Print what the search reached."""
+    from sls_deploy.cli.output import print_line, print_table
+
+    if result.skipped_photos:
+        print_line(f"{len(result.skipped_photos)} of {result.photos} pictures left out:")
+        for skipped in result.skipped_photos[:5]:
+            print_line(f"  {skipped.path}: {skipped.reason}")
+    rows = [
+        [
+            f"{row.budget:g}",
+            f"{row.cost:.4f}",
+            f"{row.network_cost:.4f}",
+            f"{row.dense_psnr:.2f}",
+            f"{row.psnr:.2f}",
+            f"{row.steps}",
+            f"{row.seconds:.0f}",
+            f"{row.peak_mib}" + (" (unchanged)" if row.skipped else ""),
+        ]
+        for row in result.budgets
+    ]
+    columns = ["budget", "cost", "whole net", "dense dB", "sparse dB", "steps", "s", "MiB"]
+    print_table(f"search of {result.model}, PSNR on held-out crops", columns, rows)
+    print_line(f"wrote {result.run / 'search'}")

@@ -1,0 +1,66 @@
+"""Builds one engine with the vendor's API; the same calls serve both backends and all versions.
+
+Runs in a worker process only: a failed build can change the next error of its process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from sls_deploy.engine.backend import Backend
+from sls_deploy.engine.request import BuildAnswer, BuildRequest, Tensor
+from sls_deploy.engine.vendor_log import VendorLog, first_cause
+
+
+def build_engine(backend: Backend, request: BuildRequest) -> BuildAnswer:
+    """Parse the graph, build the engine and write it to `request.plan`.
+
+    Returns:
+        The answer with an `error` if the vendor refused; then nothing is written.
+    """
+    trt: Any = importlib.import_module(backend.name)
+    log = VendorLog(trt, echo=sys.stderr)
+    builder = trt.Builder(log.logger)
+    # In TensorRT 11 every network is strongly typed; before it, the flag asks for that.
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if typed is None else 1 << int(typed))
+    parser = trt.OnnxParser(network, log.logger)
+    if not parser.parse_from_file(request.onnx):
+        return _failed(log, _parser_error(parser, log))
+    config = builder.create_builder_config()
+    config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    backend.aim(trt, config, request.architecture)
+    profile = builder.create_optimization_profile()
+    profile.set_shape(request.input_name, request.min_shape, request.opt_shape, request.max_shape)
+    config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        return _failed(log, log.first_error())
+    Path(request.plan).write_bytes(plan)
+    return BuildAnswer(
+        warnings=tuple(log.warnings),
+        sparsity_log=tuple(log.sparsity),
+        inputs=tuple(_tensor(network.get_input(i)) for i in range(network.num_inputs)),
+        outputs=tuple(_tensor(network.get_output(i)) for i in range(network.num_outputs)),
+    )
+
+
+def _failed(log: VendorLog, error: str) -> BuildAnswer:
+    return BuildAnswer(error=error, warnings=tuple(log.warnings))
+
+
+def _parser_error(parser: Any, log: VendorLog) -> str:
+    if parser.num_errors == 0:
+        return log.first_error()
+    error = parser.get_error(0)
+    reason = first_cause(error.desc()) or log.first_error()
+    node = f"node '{error.node_name()}' ({error.node_operator()}): " if error.node_name() else ""
+    return node + reason
+
+
+def _tensor(tensor: Any) -> Tensor:
+    return Tensor(tensor.name, tensor.dtype.name, tuple(tensor.shape))

@@ -1,0 +1,113 @@
+"""The JSON beside each engine: where it comes from, what it takes, and what is proven of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from sls_deploy.config import Architecture, Precision
+from sls_deploy.engine.evidence import Evidence
+from sls_deploy.engine.request import Dimensions, Tensor
+from sls_deploy.errors import SlsError
+from sls_deploy.run import hash_file, write_json
+
+_BUILD_AGAIN = "`sls-deploy build` makes the engine anew."
+
+
+@dataclass(frozen=True)
+class EngineManifest:
+    """What is known of one engine."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    plan: str
+    """File name of the engine, in the manifest's folder."""
+    plan_sha256: str
+    """SHA-256 of the engine; it is loaded only if this holds."""
+    plan_bytes: int
+    """Size of the engine."""
+    onnx: str
+    """File name of the graph that it was built from."""
+    onnx_sha256: str
+    """SHA-256 of that graph."""
+    backend: Literal["tensorrt", "tensorrt_rtx"]
+    """Vendor's Python module that built it and must load it."""
+    backend_version: str
+    """Version of that module; an engine runs with this version only."""
+    sls_deploy_version: str
+    """Version of sls-deploy that built it."""
+    architecture: Architecture
+    """GPU generation that it is for."""
+    precision: Precision
+    """Precision of weights and activations inside."""
+    budget: float
+    """Budget that the network was searched for."""
+    min_shape: Dimensions
+    """Smallest input, NCHW."""
+    opt_shape: Dimensions
+    """Input that kernels are chosen for, NCHW."""
+    max_shape: Dimensions
+    """Largest input, NCHW."""
+    inputs: tuple[Tensor, ...]
+    """Inputs of the engine."""
+    outputs: tuple[Tensor, ...]
+    """Outputs of the engine."""
+    sparse_weights: bool
+    """Whether the builder was allowed to choose sparse kernels."""
+    strongly_typed: bool
+    """Whether the graph alone decided the precision of every tensor."""
+    seconds: float
+    """Wall time of the build."""
+    peak_mib: int
+    """Peak resident memory of the build, in MiB."""
+    warnings: tuple[str, ...]
+    """Warnings of the vendor's log."""
+    evidence: Evidence
+    """What is proven of its sparsity."""
+
+
+def write_manifest(path: Path, manifest: EngineManifest) -> Path:
+    """Write a manifest atomically and return its path."""
+    return write_json(path, asdict(manifest))
+
+
+def read_manifest(path: Path) -> EngineManifest:
+    """Read a manifest.
+
+    Raises:
+        SlsError: no such file, a file of another form, or one that names a plan elsewhere.
+    """
+    try:
+        manifest = TypeAdapter(EngineManifest).validate_json(path.read_bytes())
+    except OSError as error:
+        what = f"the engine's manifest cannot be read ({error.strerror})"
+        raise SlsError(what, str(path), _BUILD_AGAIN) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        reason = f"{place}: {first['msg']}" if place else first["msg"]
+        what = f"is not an engine's manifest ({reason})"
+        raise SlsError(what, str(path), _BUILD_AGAIN) from None
+    if Path(manifest.plan).name != manifest.plan or manifest.plan in ("", ".."):
+        what = f"names a plan outside its folder ({manifest.plan})"
+        raise SlsError(what, str(path), _BUILD_AGAIN)
+    return manifest
+
+
+def verified_manifest(plan: Path) -> EngineManifest:
+    """Read the manifest beside an engine and check that it speaks of exactly these bytes.
+
+    Raises:
+        SlsError: there is no sound manifest, or the engine is not the one that it describes.
+    """
+    if not plan.is_file():
+        raise SlsError("no such engine", str(plan), "`sls-deploy build` makes one.")
+    path = plan.with_suffix(".json")
+    manifest = read_manifest(path)
+    if manifest.plan != plan.name or hash_file(plan) != manifest.plan_sha256:
+        what = f"is not the engine that {path.name} describes, so it is not loaded"
+        raise SlsError(what, str(plan), _BUILD_AGAIN)
+    return manifest

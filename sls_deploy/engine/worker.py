@@ -1,0 +1,52 @@
+"""The process that builds one engine: `python -m sls_deploy.engine.worker`, request on stdin."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import resource
+import signal
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from sls_deploy.engine.backends import BACKENDS
+from sls_deploy.engine.builder import build_engine
+from sls_deploy.engine.request import BuildAnswer, BuildRequest
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Build what stdin asks for and write the answer to the file that it names."""
+    # The worker must not outlive a parent that was killed and could not clean up.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    request = BuildRequest(**json.load(sys.stdin))
+    try:
+        answer = build_engine(BACKENDS[request.backend], request)
+    except MemoryError:
+        answer = BuildAnswer(error="memory ran out")
+    except OSError as error:
+        answer = BuildAnswer(error=f"cannot write the engine ({error.strerror or error})")
+    answer = replace(answer, peak_mib=peak_mib())
+    Path(request.answer).write_text(json.dumps(asdict(answer)), "utf-8")
+
+
+def peak_mib() -> int:
+    """Peak resident memory of this process, in MiB.
+
+    From the kernel's account of the process's own memory where it has one: the figure of
+    getrusage is inherited from the parent at the start, so it may be the parent's.
+    """
+    try:
+        status = Path("/proc/self/status").read_text("ascii")
+    except OSError:
+        status = ""
+    for line in status.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) // 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Files of weights: reading them without running anything in them, and writing them."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from sls_deploy.errors import SlsError
+from sls_deploy.models.architecture import Description, StateDict
+from sls_deploy.run import atomic
+
+_KEY = "description"
+_NESTS = ("params_ema", "params", "state_dict")
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
+
+
+def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], Description | None]:
+    """Read a state dict, on the CPU, and the description that stands beside it, if any.
+
+    A state dict inside 'params_ema', 'params' or 'state_dict' is taken out, and the prefix
+    'module.' of data-parallel training taken off.
+
+    Raises:
+        SlsError: no such file; a file that is damaged, holds more than weights, or no state dict;
+            a tensor that is not of real numbers, or holds NaN or infinity.
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise SlsError(what, str(path), "Name a file of weights.")
+    if path.suffix not in _SUFFIXES:
+        fix = f"Name a file that ends in {', '.join(_SUFFIXES)}."
+        raise SlsError("is not known as a file of weights", str(path), fix)
+    description = None
+    if path.suffix == ".safetensors":
+        content, description = _read_safetensors(path)
+    else:
+        content = _read_pickled(path)
+    state = _state_dict(content, str(path))
+    for key, tensor in state.items():
+        if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
+            kind = "without values" if tensor.is_meta else f"of {tensor.layout} {tensor.dtype}"
+            raise SlsError(f"{key} is a tensor {kind}, not of plain real numbers", str(path))
+        if not bool(torch.isfinite(tensor).all()):
+            fix = "Use a checkpoint from before the training diverged."
+            raise SlsError(f"{key} holds NaN or infinity", str(path), fix)
+    return state, description
+
+
+def write_weights(path: Path, state: StateDict, description: Description) -> Path:
+    """Write a state dict and its description as safetensors, atomically.
+
+    Raises:
+        SlsError: the disk is full or the folder cannot be written; `path` is left as it was.
+    """
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+    content = save(tensors, {_KEY: json.dumps(asdict(description), sort_keys=True)})
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], Description | None]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise SlsError(f"cannot be read as safetensors ({error})", str(path)) from None
+    return state, _description(metadata[_KEY], str(path)) if _KEY in metadata else None
+
+
+def _read_pickled(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a refusal is warned of and raised: once is enough
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file may fail at any point of the reader
+        text = str(error)
+    if "weights only" in text.lower().replace("_", " "):
+        found = re.search(r"GLOBAL ([\w.]+)", text)
+        what = f"holds code or objects ({found[1]})" if found else "holds more than weights"
+        fix = "Save the state_dict() of the network alone and use that file."
+        raise SlsError(f"{what}, so it was not opened", str(path), fix)
+    fix = "Copy or download it again."
+    raise SlsError("cannot be read as a PyTorch checkpoint", str(path), fix)
+
+
+def _state_dict(content: Any, where: str) -> dict[str, torch.Tensor]:
+    for nest in _NESTS:
+        if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):
+            content = content[nest]
+    named = isinstance(content, Mapping) and all(isinstance(key, str) for key in content)
+    if not named or not content or not all(map(torch.is_tensor, content.values())):
+        fix = "Save the state_dict() of the network alone and use that file."
+        raise SlsError("is not a state dict", where, fix)
+    if all(key.startswith("module.") for key in content):
+        return {key.removeprefix("module."): tensor for key, tensor in content.items()}
+    return dict(content)
+
+
+def _description(text: str, where: str) -> Description:
+    try:
+        description = Description(**json.loads(text))
+    except (TypeError, ValueError):
+        description = None
+    if (
+        description is None
+        or not isinstance(description.name, str)
+        or not isinstance(description.options, dict)
+        or not isinstance(description.scale, int)
+        or description.input_range not in (1.0, 255.0)
+    ):
+        fix = "Write the file again with this version."
+        raise SlsError("its description of the network is not understood", where, fix)
+    return description

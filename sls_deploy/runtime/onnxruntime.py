@@ -1,0 +1,102 @@
+"""Runs an ONNX file on the CPU with ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sls_deploy.errors import SlsError
+from sls_deploy.runtime.runner import Pictures, check_pictures
+
+_FATAL = 4
+"""ONNX Runtime's log level that prints nothing: its errors arrive as exceptions anyway."""
+
+
+class OnnxRunner:
+    """Runs an exported graph with the CPU provider, whatever precision it has inside.
+
+    In an fp16 graph the weights are rounded but most activations are not: the provider computes in
+    fp32 and removes the casts between operators (microsoft/onnxruntime 8787).
+
+    Args:
+        model: an ONNX file, or the bytes of one, with input 'input' and output 'output', both NCHW
+            float32.
+        name: what reports call the runner; the file's name if it is empty.
+        threads: threads inside one operator; 0 means one for each core.
+
+    Raises:
+        SlsError: ONNX Runtime is not installed, or the file is no graph of that form.
+    """
+
+    def __init__(self, model: Path | bytes, name: str = "", threads: int = 0) -> None:
+        self.name = name or (model.name if isinstance(model, Path) else "ONNX Runtime")
+        self._session: Any = open_session(model, threads)
+
+    def run(self, pictures: Pictures) -> Pictures:
+        """Restore a batch; see `Runner.run`."""
+        if self._session is None:
+            raise SlsError("was closed", self.name, "Make a new runner.")
+        feeds = {"input": check_pictures(pictures, self.name)}
+        output: Pictures = run_session(self._session, ["output"], feeds, self.name)[0]
+        return output
+
+    def close(self) -> None:
+        """Let go of the session and its memory."""
+        self._session = None
+
+
+def open_session(model: Path | bytes, threads: int = 0) -> Any:
+    """Load a graph into ONNX Runtime on the CPU, quietly.
+
+    Args:
+        model: a file, or the bytes of one.
+        threads: threads inside one operator; 0 means one for each core.
+
+    Returns:
+        An `onnxruntime.InferenceSession` with a float32 input 'input' and an output 'output'.
+
+    Raises:
+        SlsError: ONNX Runtime is not installed, or the file is no graph of that form.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        fix = "Install it with `pip install 'sls-deploy[cpu]'`."
+        raise SlsError("is not installed", "ONNX Runtime", fix) from None
+    where = str(model) if isinstance(model, Path) else "the graph"
+    if isinstance(model, Path) and not model.is_file():
+        raise SlsError("no such file", where, "`sls-deploy export` writes one.")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL
+    options.intra_op_num_threads = threads
+    source = str(model) if isinstance(model, Path) else model
+    try:
+        session = onnxruntime.InferenceSession(source, options, ["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors share no class of their own
+        raise SlsError(f"cannot be loaded by ONNX Runtime ({_first_line(error)})", where) from None
+    inputs = [(node.name, node.type, len(node.shape)) for node in session.get_inputs()]
+    names = [node.name for node in session.get_outputs()]
+    if inputs != [("input", "tensor(float)", 4)] or "output" not in names:
+        what = "has no float32 NCHW input 'input' and output 'output'"
+        raise SlsError(what, where, "Take a file that `sls-deploy export` wrote.")
+    return session
+
+
+def run_session(
+    session: Any, outputs: list[str], feeds: dict[str, Pictures], where: str
+) -> list[Any]:
+    """Compute the named outputs of a session of `open_session`.
+
+    Raises:
+        SlsError: ONNX Runtime cannot run the graph on that input.
+    """
+    try:
+        return list(session.run(outputs, feeds))
+    except Exception as error:  # ONNX Runtime's errors share no class of their own
+        shapes = ", ".join(str(list(array.shape)) for array in feeds.values())
+        what = f"failed on pictures of shape {shapes} ({_first_line(error)})"
+        raise SlsError(what, where, "Try a larger picture, or export the network again.") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

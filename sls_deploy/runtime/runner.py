@@ -1,0 +1,57 @@
+"""The one interface of everything that restores a picture."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sls_deploy.errors import SlsError
+
+Pictures = NDArray[np.float32]
+"""A batch of pictures: NCHW float32, RGB, 0..1 (an output may leave that range a little)."""
+
+
+class Runner(Protocol):
+    """A network that is ready to run, whatever executes it."""
+
+    name: str
+    """What reports call it, such as 'PyTorch' or 'ONNX Runtime fp16'."""
+
+    def run(self, pictures: Pictures) -> Pictures:
+        """Restore a batch.
+
+        Args:
+            pictures: NCHW float32, RGB, 0..1.
+
+        Returns:
+            NCHW float32, RGB, not clamped; height and width are multiplied by the scale.
+
+        Raises:
+            SlsError: the array is not of that form, or the network cannot take its size.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of memory and devices; the runner cannot be used afterwards."""
+        ...
+
+
+def check_pictures(pictures: Pictures, where: str) -> Pictures:
+    """Pass on a batch that every runner can take, contiguous in memory.
+
+    Args:
+        pictures: NCHW float32 with 3 channels and at least one pixel.
+        where: name of the runner, for the error.
+
+    Raises:
+        SlsError: the array has another form; says which.
+    """
+    given = f"{pictures.dtype} {list(pictures.shape)}"
+    fix = "Give float32 pictures of shape [batch, 3, height, width], RGB, 0..1."
+    if pictures.dtype != np.float32 or pictures.ndim != 4 or pictures.shape[1] != 3:
+        raise SlsError(f"cannot take pictures of {given}", where, fix)
+    if pictures.size == 0:
+        raise SlsError(f"got no pixels ({given})", where, fix)
+    return np.ascontiguousarray(pictures)

@@ -1,0 +1,69 @@
+"""Costs of what is kept, and landing on a budget."""
+
+from __future__ import annotations
+
+import heapq
+
+import torch
+from torch import Tensor
+
+from sls_deploy.search.layers import Layer
+from sls_deploy.sparsity.pattern import Pattern
+
+ROUNDING = 1e-9
+"""What sums of shares may miss by, so that a budget which is met exactly counts as met."""
+
+
+def unit_costs(layers: list[Layer], pattern: Pattern) -> Tensor:
+    """Cost of each unit as a share of the dense cost of all prunable layers.
+
+    Args:
+        layers: the prunable layers.
+        pattern: what their units are.
+
+    Returns:
+        float64 of shape [layers, units], sum 1.
+    """
+    total = sum(layer.macs for layer in layers)
+    return torch.stack(
+        [pattern.unit_shares(layer.shape[1]) * layer.macs / total for layer in layers]
+    )
+
+
+def least_cost(costs: Tensor) -> float:
+    """The lowest cost that can be reached: the first unit of every layer."""
+    return float(costs[:, 0].sum())
+
+
+def land(products: Tensor, costs: Tensor, budget: float) -> Tensor:
+    """Choose how many units each layer keeps so that the cost ends just below the budget.
+
+    When many layers cross the threshold in one step, the cost jumps past the budget. So the
+    crossings are put in order: starting from nothing but the first units, the unit whose
+    product of scores is highest comes back first, as long as it fits.
+
+    Args:
+        products: cumulative products of the scores, shape [layers, units - 1].
+        costs: from `unit_costs`, shape [layers, units].
+        budget: most that may be kept, as a share of dense.
+
+    Returns:
+        int64 of shape [layers]: units kept, a prefix of each layer's ranking.
+    """
+    counts = torch.ones(len(costs), dtype=torch.int64)
+    left = budget + ROUNDING - least_cost(costs)
+    # Products may rise again along a layer; a prefix can only be as good as its worst unit.
+    values = products.detach().double().cummin(dim=1).values.tolist()
+    prices = costs.tolist()
+    heap = [(-row[0], layer) for layer, row in enumerate(values)]
+    heapq.heapify(heap)
+    while heap:
+        _, layer = heapq.heappop(heap)
+        unit = int(counts[layer])
+        if prices[layer][unit] > left:
+            continue
+        left -= prices[layer][unit]
+        counts[layer] += 1
+        if unit < len(values[layer]):
+            heapq.heappush(heap, (-values[layer][unit], layer))
+    return counts

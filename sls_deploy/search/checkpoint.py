@@ -1,0 +1,77 @@
+"""Resume state on disk: tensors and facts in one safetensors file, the newest two kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.optim import Optimizer
+
+from sls_deploy.run import atomic
+
+KEEP = 2
+_FACTS = "facts"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """State of a training at the start of an epoch."""
+
+    tensors: dict[str, Tensor]
+    """Weights, scores and optimiser moments, by name."""
+    facts: dict[str, Any]
+    """JSON values: step, coefficients, history."""
+
+
+def save_checkpoint(folder: Path, serial: int, state: Checkpoint) -> Path:
+    """Write a checkpoint atomically and drop all but the newest two.
+
+    Args:
+        folder: where checkpoints lie.
+        serial: grows with every checkpoint of the folder; the highest is the newest.
+        state: what to keep.
+    """
+    path = folder / f"{serial:09d}.safetensors"
+    with atomic(path) as temporary:
+        data = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
+        temporary.write_bytes(save(data, metadata={_FACTS: json.dumps(state.facts)}))
+    for old in sorted(folder.glob("*.safetensors"))[:-KEEP]:
+        old.unlink()
+    return path
+
+
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """Read the newest checkpoint that is whole; None if there is none."""
+    for path in sorted(folder.glob("*.safetensors"), reverse=True):
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = json.loads((file.metadata() or {})[_FACTS])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, KeyError, ValueError):
+            continue
+        return Checkpoint(tensors, facts)
+    return None
+
+
+def optimiser_state(optimiser: Optimizer) -> dict[str, Tensor]:
+    """Moments and step counts of an optimiser as named tensors."""
+    return {
+        f"optimiser.{index}.{name}": value
+        for index, values in optimiser.state_dict()["state"].items()
+        for name, value in values.items()
+    }
+
+
+def load_optimiser_state(optimiser: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put back what `optimiser_state` gave."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimiser."):
+            _, index, name = key.split(".")
+            state.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})

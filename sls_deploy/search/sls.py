@@ -1,0 +1,208 @@
+"""The paper's search: ratios learnt end to end under a budget, then fine-tuning.
+
+Oh et al., "Attentive Fine-Grained Structured Sparsity for Image Restoration", CVPR 2022. To
+search in another way, write another file like this one and choose it in `stage.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sls_deploy.config import SearchConfig
+from sls_deploy.data.crops import CropSampler
+from sls_deploy.progress import Progress, Report
+from sls_deploy.run import budget_name
+from sls_deploy.search.budget import ROUNDING, land
+from sls_deploy.search.checkpoint import Checkpoint, load_optimiser_state, optimiser_state
+from sls_deploy.search.schedule import Plan, rate
+from sls_deploy.search.sparse import SparseNetwork
+
+_ANNEALED_EVERY = 2
+_LEAST_RISE = 0.2
+_ANNEALING = 1.2
+"""Every two epochs, if dense over pruned cost rose by less than 0.2, the penalty grows by 1.2."""
+
+
+class SlsSearch:
+    """The search for one budget; it can stop after any epoch and go on to the same result.
+
+    Args:
+        network: the masked network, as the dense one or as the budget before left it.
+        sampler: crops to learn from.
+        held_out: degraded and true crops to measure PSNR on.
+        config: settings of the search.
+        budget: cost to reach, as a share of the prunable layers' dense cost.
+        plan: lengths in steps.
+    """
+
+    def __init__(
+        self,
+        network: SparseNetwork,
+        sampler: CropSampler,
+        held_out: tuple[Tensor, Tensor],
+        config: SearchConfig,
+        budget: float,
+        plan: Plan,
+    ) -> None:
+        self.network, self.sampler, self.held_out = network, sampler, held_out
+        self.config, self.budget, self.plan = config, budget, plan
+        self.step = 0
+        self.coefficient = 1.0
+        self.saving = 1.0
+        self.history: list[dict[str, Any]] = []
+        network.thaw()
+        self.optimiser = torch.optim.Adam(
+            [
+                {"params": list(network.model.parameters()), "lr": config.learning_rate},
+                {"params": [network.scores], "lr": score_rate(network, budget, plan)},
+            ]
+        )
+
+    def run(self, save: Callable[[Checkpoint], None], report: Report) -> None:
+        """Search and fine-tune until the planned steps are done.
+
+        Args:
+            save: keeps the state; called at the start of every epoch and at the end.
+            report: receives loss, cost and PSNR after every step.
+        """
+        while self.step < self.plan.steps:
+            if self.step % self.plan.epoch == 0:
+                save(self.checkpoint())
+                self.start_epoch()
+            figures = self.train_step()
+            last = self.history[-1]
+            last["loss"] = figures["loss"]
+            report(
+                Progress(
+                    f"search {budget_name(self.budget)}",
+                    self.step,
+                    self.plan.steps,
+                    {**figures, "budget": self.budget, "psnr": last["psnr"]},
+                )
+            )
+        save(self.checkpoint())
+        self.start_epoch()
+
+    def start_epoch(self) -> None:
+        """Rank the weights anew, measure, and raise the penalty if the cost hardly falls."""
+        network = self.network
+        network.rerank()
+        cost = float(network.cost(network.table().detach()))
+        epoch = self.step // self.plan.epoch
+        if network.frozen is None and epoch and epoch % _ANNEALED_EVERY == 0:
+            if 1 / cost - self.saving < _LEAST_RISE:
+                self.coefficient *= _ANNEALING
+            self.saving = 1 / cost
+        self.history.append(
+            {
+                "step": self.step,
+                "cost": cost,
+                "psnr": held_out_psnr(network, self.held_out),
+                "coefficient": self.coefficient,
+                "frozen": network.frozen is not None,
+                "kept": network.table().detach().sum(1).int().tolist(),
+            }
+        )
+
+    def train_step(self) -> dict[str, float]:
+        """One step of Adam on the weights and, until the freeze, on the scores."""
+        network, config = self.network, self.config
+        self.optimiser.param_groups[0]["lr"] = config.learning_rate * rate(
+            self.step, self.plan.steps
+        )
+        loss, cost = self.backward(self.step)
+        self.optimiser.step()
+        self.step += 1
+        if network.frozen is None:
+            network.clamp_scores()
+            reached = float(network.cost(network.table().detach())) <= self.budget + ROUNDING
+            if reached or self.step >= self.plan.window:
+                network.freeze(land(network.products, network.costs, self.budget))
+        return {"loss": loss, "cost": cost}
+
+    def backward(self, step: int) -> tuple[float, float]:
+        """Gradients of L1 loss + penalty x cost at a step's crops; returns loss and cost."""
+        network = self.network
+        degraded, truth = self.sampler.batch(step)
+        table = network.table()
+        cost = network.cost(table)
+        loss = torch.nn.functional.l1_loss(network(degraded, table), truth)
+        total = loss
+        if network.frozen is None:
+            total = loss + self.config.penalty * self.coefficient * cost.to(loss.dtype)
+        self.optimiser.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach()), float(cost.detach())
+
+    def checkpoint(self) -> Checkpoint:
+        """State from which `load` goes on bit for bit (on a CPU)."""
+        network = self.network
+        tensors = {f"model.{key}": value for key, value in network.model.state_dict().items()}
+        tensors["scores"] = network.scores.detach()
+        if network.frozen is not None:
+            tensors["frozen"] = network.frozen
+        facts = {
+            "step": self.step,
+            "coefficient": self.coefficient,
+            "saving": self.saving,
+            "score_rate": self.optimiser.param_groups[1]["lr"],
+            "history": self.history,
+        }
+        return Checkpoint({**tensors, **optimiser_state(self.optimiser)}, facts)
+
+    def load(self, state: Checkpoint) -> None:
+        """Go on from a checkpoint of the same search."""
+        load_network(self.network, state)
+        load_optimiser_state(self.optimiser, state.tensors)
+        self.optimiser.param_groups[1]["lr"] = state.facts["score_rate"]
+        self.step = state.facts["step"]
+        self.coefficient = state.facts["coefficient"]
+        self.saving = state.facts["saving"]
+        self.history = list(state.facts["history"])
+        if "frozen" in state.tensors:
+            self.network.freeze(state.tensors["frozen"])
+
+
+def load_network(network: SparseNetwork, state: Checkpoint) -> None:
+    """Take weights and scores from a checkpoint, of this budget or of the one before."""
+    prefix = "model."
+    network.model.load_state_dict(
+        {
+            key.removeprefix(prefix): value
+            for key, value in state.tensors.items()
+            if key.startswith(prefix)
+        }
+    )
+    network.scores.data.copy_(state.tensors["scores"])
+    network.rerank()
+
+
+def score_rate(network: SparseNetwork, budget: float, plan: Plan) -> float:
+    """Learning rate of the scores.
+
+    Adam moves all scores at most at its rate. This one lets them fall from where they are to
+    the uniform ratio of the budget in half of the window, so that they have as much again to
+    differ; the authors' 1e-4 would need thousands of steps.
+    """
+    kept = max(1.0, budget * network.pattern.units)
+    distance = float(network.scores.detach().mean()) - 0.5 ** (1 / kept)
+    return max(distance, 0.02) / max(1, plan.window // 2)
+
+
+def held_out_psnr(network: torch.nn.Module, pair: tuple[Tensor, Tensor]) -> float:
+    """PSNR in dB over RGB of restored crops, clamped to 0..1.
+
+    Args:
+        network: restores NCHW pictures in 0..1.
+        pair: degraded and true crops.
+    """
+    degraded, truth = pair
+    with torch.no_grad():
+        restored: Tensor = network(degraded)
+        error = float((restored.clamp(0, 1) - truth).square().mean())
+    return -10 * math.log10(max(error, 1e-12))

@@ -1,0 +1,120 @@
+"""A restoration network whose prunable weights are masked by learnable ratios."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from sls_deploy.models.model import RestorationModel
+from sls_deploy.search.budget import unit_costs
+from sls_deploy.search.layers import Layer
+from sls_deploy.sparsity.masks import MAX_SCORE, keep_table, look_up, masked_weight
+from sls_deploy.sparsity.pattern import Pattern
+from sls_deploy.sparsity.ranks import rank_units
+
+
+class SparseNetwork(nn.Module):
+    """The dense network with one learnable priority score for each unit of each layer.
+
+    While the scores learn, every step looks up which units they keep. After `freeze` the
+    numbers kept are fixed, and only re-ranking changes the masks.
+
+    Args:
+        model: the dense network; its weights are trained in place.
+        layers: the prunable layers of `model.network`.
+        pattern: what their units are.
+    """
+
+    def __init__(self, model: RestorationModel, layers: list[Layer], pattern: Pattern) -> None:
+        super().__init__()
+        self.model = model
+        self.layers = layers
+        self.pattern = pattern
+        self.scores = nn.Parameter(torch.ones(len(layers), pattern.units - 1))
+        self.costs = unit_costs(layers, pattern)
+        self._frozen: Tensor | None = None
+        self._table = torch.zeros(0)
+        self._masks: list[Tensor] = []
+        self.rerank()
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The dense weights of the prunable layers."""
+        parameters = dict(self.model.network.named_parameters())
+        return [parameters[f"{layer.name}.weight"] for layer in self.layers]
+
+    @property
+    def products(self) -> Tensor:
+        """Cumulative products of the scores, shape [layers, units - 1]."""
+        return self.scores.detach().cumprod(dim=1)
+
+    @property
+    def frozen(self) -> Tensor | None:
+        """Units that each layer keeps for good, shape [layers]; None while the scores learn."""
+        return self._frozen
+
+    def rerank(self) -> None:
+        """Rank the weights anew; done at the start of every epoch, also after the freeze."""
+        self._units = [rank_units(weight, self.pattern) for weight in self.weights]
+        self._masks = []
+
+    def freeze(self, counts: Tensor) -> None:
+        """Keep the first `counts` units of each layer from now on."""
+        self._frozen = counts
+        self.scores.requires_grad_(False)
+
+    def thaw(self) -> None:
+        """Let the scores learn again, towards the next budget."""
+        self._frozen = None
+        self.scores.requires_grad_(True)
+
+    def clamp_scores(self) -> None:
+        """Put the scores back into their range after an optimiser step."""
+        self.scores.data.clamp_(0, MAX_SCORE)
+
+    def table(self) -> Tensor:
+        """Which units each layer keeps: 0 or 1, shape [layers, units]."""
+        if self._frozen is None:
+            return keep_table(self.scores)
+        return (torch.arange(self.pattern.units) < self._frozen[:, None]).to(self.scores.dtype)
+
+    def cost(self, table: Tensor) -> Tensor:
+        """Cost of what `table` keeps, as a share of the prunable layers' dense cost."""
+        return (table.double() * self.costs).sum()
+
+    def forward(self, pictures: Tensor, table: Tensor | None = None) -> Tensor:
+        """Restore pictures, float NCHW in 0..1, with the masked weights.
+
+        Args:
+            pictures: degraded pictures.
+            table: from `table()`, for a caller who also needs its cost.
+        """
+        effective = self.effective(self.table() if table is None else table)
+        result: Tensor = functional_call(self.model, effective, (pictures,))
+        return result
+
+    def effective(self, table: Tensor) -> dict[str, Tensor]:
+        """Masked weights of the prunable layers, by parameter name in `model`."""
+        weights = self.weights
+        if not self._masks or not torch.equal(self._table, table):
+            self._masks = [
+                look_up(row, units, weight.dtype)
+                for row, units, weight in zip(table, self._units, weights, strict=True)
+            ]
+            self._table = table.detach().clone()
+        parts = zip(self.layers, weights, table.unbind(), self._units, self._masks, strict=True)
+        return {
+            f"network.{layer.name}.weight": masked_weight(weight, row, units, mask)
+            for layer, weight, row, units, mask in parts
+        }
+
+    def sparse_state(self) -> dict[str, Tensor]:
+        """State of the dense network with the pruned weights set to zero, by its own names."""
+        state = {
+            key: value.detach().clone() for key, value in self.model.network.state_dict().items()
+        }
+        with torch.no_grad():
+            for name, weight in self.effective(self.table()).items():
+                state[name.removeprefix("network.")] = weight.clone()
+        return state

@@ -1,0 +1,315 @@
+"""The search stage: from a dense checkpoint and photographs to sparse weights for each budget."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sls_deploy._version import __version__
+from sls_deploy.config import Config, SearchConfig, to_toml
+from sls_deploy.data.crops import CropSampler, held_out
+from sls_deploy.data.photos import Photos, Skipped
+from sls_deploy.errors import SlsError
+from sls_deploy.models.model import RestorationModel, load_model, save_weights
+from sls_deploy.progress import Report, silent
+from sls_deploy.run import CONFIG, Run, budget_name, hash_file, hash_json, write_json, write_text
+from sls_deploy.search.budget import ROUNDING, least_cost, unit_costs
+from sls_deploy.search.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
+from sls_deploy.search.layers import Layer, find_layers
+from sls_deploy.search.photos import load_photos
+from sls_deploy.search.schedule import Plan, steps_within
+from sls_deploy.search.sls import SlsSearch, held_out_psnr, load_network
+from sls_deploy.search.sparse import SparseNetwork
+from sls_deploy.sparsity.pattern import Pattern
+
+WEIGHTS = "weights.safetensors"
+RATIOS = "ratios.json"
+HISTORY = "history.json"
+
+
+@dataclass(frozen=True)
+class BudgetResult:
+    """What the search reached for one budget."""
+
+    budget: float
+    """Cost asked for, as a share of the prunable layers' dense cost."""
+    cost: float
+    """Cost reached; never above the budget."""
+    network_cost: float
+    """The same over all layers of the network, dense ones included."""
+    dense_psnr: float
+    """PSNR of the dense network on held-out crops, dB over RGB."""
+    psnr: float
+    """PSNR of the sparse network on the same crops."""
+    steps: int
+    """Training steps done."""
+    seconds: float
+    """Wall time."""
+    peak_mib: int
+    """Peak resident memory of the process, MiB."""
+    skipped: bool
+    """Whether an unchanged earlier result was taken."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What the search stage wrote."""
+
+    run: Path
+    """The run folder."""
+    model: str
+    """Network, as the registry calls it."""
+    budgets: tuple[BudgetResult, ...]
+    """Results, by descending budget."""
+    photos: int
+    """Photographs that were learnt from or measured on."""
+    skipped_photos: tuple[Skipped, ...]
+    """Files left out, each with its reason."""
+
+
+def search_budgets(config: Config, out: Path, report: Report = silent) -> SearchResult:
+    """Search every budget of the settings, highest first, each from the one before.
+
+    Goes on where an interrupted search stopped; a budget whose result stands is skipped.
+
+    Args:
+        config: all settings; model, data and search are used, all are kept in the run.
+        out: run folder.
+        report: receives loss, cost and PSNR.
+
+    Raises:
+        SlsError: weights, photographs or budgets that cannot be used, or a folder that holds
+            another search.
+    """
+    pattern = Pattern.parse(config.search.pattern)
+    if config.model.weights is None:
+        raise SlsError("no checkpoint was named", "--weights", "Give that of the dense network.")
+    model = load_model(config.model.weights, config.model.name, config.model.scale)
+    layers = find_layers(model.network, pattern, config.search.patch)
+    prunable = [layer for layer in layers if layer.prunable]
+    _check_reachable(config.search, prunable, pattern)
+    photos, measured = load_photos(config.data, model.description.scale, config.search.patch)
+    resolved = _resolve(config, model)
+    run = Run.create(out)
+    with run.locked():
+        resolved = _claim(run, resolved)
+        stage = _Stage(run, resolved, model, layers, pattern, photos, measured)
+        budgets = tuple(stage.search(budget, report) for budget in resolved.search.budgets)
+    paths = {*photos.paths, *measured.paths}
+    return SearchResult(out, model.description.name, budgets, len(paths), tuple(photos.skipped))
+
+
+class _Stage:
+    """The budgets of one search; each goes on from the network that the one before left."""
+
+    def __init__(
+        self,
+        run: Run,
+        config: Config,
+        model: RestorationModel,
+        layers: list[Layer],
+        pattern: Pattern,
+        photos: Photos,
+        measured: Photos,
+    ) -> None:
+        self.run, self.config, self.layers = run, config, layers
+        self.sampler = CropSampler(
+            photos, config.search.patch, config.search.batch, config.search.seed
+        )
+        self.held_out = held_out(measured, config.data.held_out, config.search.patch)
+        self.dense_psnr = held_out_psnr(model, self.held_out)
+        prunable = [layer for layer in layers if layer.prunable]
+        self.network = SparseNetwork(model.train(), prunable, pattern)
+        self.checkpoints = run.path / "search" / "checkpoint"
+        self.files = {
+            path.name: hash_file(path) for path in sorted({*photos.paths, *measured.paths})
+        }
+
+    def search(self, budget: float, report: Report) -> BudgetResult:
+        """Search one budget, or take its unchanged result."""
+        folder = self.run.folder("search", budget)
+        inputs = self._inputs(budget)
+
+        def work() -> Iterable[Path]:
+            search = self._resumed(budget, inputs)
+            search.run(lambda state: self._save(state, search, inputs), report)
+            return self._write(folder, search)
+
+        record, skipped = self.run.stage(f"search/{budget_name(budget)}", inputs, work)
+        ratios = read_ratios(folder)
+        return BudgetResult(
+            budget=budget,
+            **{key: ratios[key] for key in ("cost", "network_cost", "dense_psnr", "psnr", "steps")},
+            seconds=record.seconds,
+            peak_mib=record.peak_mib,
+            skipped=skipped,
+        )
+
+    def _inputs(self, budget: float) -> dict[str, Any]:
+        config = self.config
+        assert config.model.weights is not None  # noqa: S101  (checked before)
+        search = config.search.model_dump(mode="json", exclude={"budgets"})
+        return {
+            "version": __version__,
+            "weights": hash_file(config.model.weights),
+            "model": config.model.model_dump(mode="json", exclude={"weights"}),
+            "photos": self.files,
+            "data": config.data.model_dump(mode="json", exclude={"photos"}),
+            "search": search,
+            "budgets": [value for value in config.search.budgets if value >= budget],
+        }
+
+    def _resumed(self, budget: float, inputs: dict[str, Any]) -> SlsSearch:
+        """The search of a budget at its newest checkpoint, or at its start."""
+        state = newest_checkpoint(self.checkpoints)
+        identity = hash_json(inputs)
+        if state and state.facts["inputs"] == identity:
+            plan = Plan.of(self.config.search, state.facts["steps"])
+            search = self._new(budget, plan)
+            search.load(state)
+            return search
+        higher = [value for value in self.config.search.budgets if value > budget]
+        if higher:
+            if not state or state.facts["inputs"] != hash_json(self._inputs(higher[-1])):
+                fix = "Search all budgets into a new folder."
+                where = str(self.checkpoints)
+                raise SlsError(f"the state after budget {higher[-1]:g} is missing", where, fix)
+            load_network(self.network, state)
+        return self._new(budget, Plan.of(self.config.search, self._steps(budget)))
+
+    def _new(self, budget: float, plan: Plan) -> SlsSearch:
+        return SlsSearch(
+            self.network, self.sampler, self.held_out, self.config.search, budget, plan
+        )
+
+    def _steps(self, budget: float) -> int:
+        """Steps of a budget: as set, or as many as fit into the minutes."""
+        config = self.config.search
+        if config.minutes is None:
+            return config.steps
+        probe = SlsSearch(
+            copy.deepcopy(self.network),
+            self.sampler,
+            self.held_out,
+            config,
+            budget,
+            Plan.of(config, 1),
+        )
+        return steps_within(config, config.minutes, probe.train_step, probe.start_epoch)
+
+    def _save(self, state: Checkpoint, search: SlsSearch, inputs: dict[str, Any]) -> None:
+        facts = {**state.facts, "inputs": hash_json(inputs), "steps": search.plan.steps}
+        number = self.config.search.budgets.index(search.budget)
+        serial = number * 10**7 + search.step
+        save_checkpoint(self.checkpoints, serial, Checkpoint(state.tensors, facts))
+
+    def _write(self, folder: Path, search: SlsSearch) -> Iterable[Path]:
+        last = search.history[-1]
+        kept = dict(zip((layer.name for layer in self.network.layers), last["kept"], strict=True))
+        state = self.network.sparse_state()
+        pattern = self.network.pattern
+        macs = sum(layer.macs for layer in self.layers)
+        dense = sum(layer.macs for layer in self.layers if not layer.prunable)
+        rows = [
+            {
+                **asdict(layer),
+                "prunable": layer.prunable,
+                "kept": kept.get(layer.name, pattern.units) * pattern.step,
+                "of": pattern.group,
+                "nonzero": round(float((state[f"{layer.name}.weight"] != 0).double().mean()), 6),
+            }
+            for layer in self.layers
+        ]
+        ratios = {
+            "budget": search.budget,
+            "pattern": self.config.search.pattern,
+            "cost": last["cost"],
+            "network_cost": (dense + last["cost"] * (macs - dense)) / macs,
+            "macs_per_pixel": macs,
+            "dense_psnr": self.dense_psnr,
+            "psnr": last["psnr"],
+            "steps": search.plan.steps,
+            "layers": rows,
+        }
+        yield save_weights(folder / WEIGHTS, self.network.model, state)
+        yield write_json(folder / RATIOS, ratios)
+        yield write_json(
+            folder / HISTORY,
+            {"layers": [layer.name for layer in self.network.layers], "epochs": search.history},
+        )
+
+
+def read_ratios(folder: Path) -> dict[str, Any]:
+    """The ratios that a search wrote into the folder of a budget.
+
+    Raises:
+        SlsError: the file is missing or damaged.
+    """
+    import json
+
+    path = folder / RATIOS
+    try:
+        value: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise SlsError(f"cannot be read ({error})", str(path), "Search again.") from None
+    return value
+
+
+def _check_reachable(config: SearchConfig, layers: list[Layer], pattern: Pattern) -> None:
+    least = least_cost(unit_costs(layers, pattern))
+    if config.budgets[-1] < least - ROUNDING:
+        fix = f"Ask for {least:.4g} or more, or use a pattern with a larger M."
+        what = f"{config.budgets[-1]:g} is below what pattern {config.pattern} can reach"
+        raise SlsError(what, "--budget", fix)
+
+
+def _resolve(config: Config, model: RestorationModel) -> Config:
+    """Settings with what was recognised filled in and paths that hold from any folder."""
+    description = model.description
+    sections: dict[str, dict[str, Any]] = {
+        "model": {"name": description.name, "scale": description.scale},
+        "data": {},
+        "validate_": {},
+    }
+    for section, name in (("model", "weights"), ("data", "photos"), ("validate_", "pictures")):
+        path = getattr(getattr(config, section), name)
+        sections[section][name] = path.resolve() if path else None
+    return config.model_copy(
+        update={
+            name: getattr(config, name).model_copy(update=values)
+            for name, values in sections.items()
+        }
+    )
+
+
+def _claim(run: Run, config: Config) -> Config:
+    """Write the settings into the run, with the budgets that it holds already; return them.
+
+    Raises:
+        SlsError: the run holds a search with other settings.
+    """
+    path = run.path / CONFIG
+    if path.exists():
+        before = run.config
+        for section in ("model", "data", "search"):
+            old = getattr(before, section).model_dump(exclude={"budgets"})
+            new = getattr(config, section).model_dump(exclude={"budgets"})
+            for key in old:
+                if old[key] != new[key]:
+                    raise SlsError(
+                        f"holds a search with {section}.{key} = {old[key]}, not {new[key]}",
+                        str(run.path),
+                        "Name another folder with --out.",
+                    )
+        budgets = sorted({*before.search.budgets, *config.search.budgets}, reverse=True)
+        done = run.budgets("search")
+        if done and budgets[: len(done)] != done:
+            what = f"holds budgets down to {done[-1]:g}; only lower ones can be added"
+            raise SlsError(what, str(run.path), "Name another folder with --out.")
+        search = config.search.model_copy(update={"budgets": tuple(budgets)})
+        config = config.model_copy(update={"search": search})
+    write_text(path, to_toml(config))
+    return config

@@ -1,0 +1,62 @@
+"""Gates: how much a stage may lose before a run counts as failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sls_deploy.config import ValidateConfig
+from sls_deploy.validate.measure import StageFigures
+
+DENSE, SPARSE = "dense PyTorch", "sparse PyTorch"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One limit and what was measured against it."""
+
+    stage: str
+    """The stage judged."""
+    rule: str
+    """What is limited, such as 'loss to dense, dB'."""
+    limit: float
+    """The setting."""
+    value: float | None
+    """The figure measured; None where the outputs are equal."""
+    passed: bool
+    """Whether it stays within the limit."""
+    culprit: str
+    """The worst picture where the gate failed, else empty."""
+
+
+def judge(stages: Sequence[StageFigures], options: ValidateConfig) -> tuple[Gate, ...]:
+    """Hold every stage after the dense one against the limits.
+
+    Args:
+        stages: the dense PyTorch stage first; the sparse one is the reference of parity.
+        options: the limits.
+    """
+    dense = stages[0]
+    gates = []
+    for stage in stages[1:]:
+        loss = dense.psnr_y - stage.psnr_y
+        passed = loss <= options.max_loss_db
+        losses = {
+            ours.name: theirs.psnr_y - ours.psnr_y
+            for ours, theirs in zip(stage.pictures, dense.pictures, strict=True)
+        }
+        worst = "" if passed else max(losses, key=losses.__getitem__)
+        gates.append(
+            Gate(stage.name, "loss to dense, dB", options.max_loss_db, loss, passed, worst)
+        )
+        if stage.name == SPARSE:
+            continue
+        limit = options.min_parity_fp32_db
+        if "fp16" in stage.name:
+            limit = options.min_parity_fp16_db
+        passed = stage.parity_db is None or stage.parity_db >= limit
+        worst = "" if passed else min(stage.pictures, key=lambda p: p.parity_db or limit).name
+        gates.append(
+            Gate(stage.name, "parity with PyTorch, dB", limit, stage.parity_db, passed, worst)
+        )
+    return tuple(gates)

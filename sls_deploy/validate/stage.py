@@ -1,0 +1,200 @@
+"""The validation stage: every form of a budget's network against the truth and PyTorch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sls_deploy._version import __version__
+from sls_deploy.config import ValidateConfig
+from sls_deploy.data.truth import TruthFolder
+from sls_deploy.engine.gpu import gpu_architecture
+from sls_deploy.errors import SlsError
+from sls_deploy.models.model import load_model
+from sls_deploy.progress import Progress, Report, silent
+from sls_deploy.run import Run, budget_name, hash_file, write_json
+from sls_deploy.runtime.onnxruntime import OnnxRunner
+from sls_deploy.runtime.pytorch import TorchRunner
+from sls_deploy.runtime.runner import Runner
+from sls_deploy.runtime.tensorrt import EngineRunner
+from sls_deploy.validate.gate import DENSE, SPARSE, Gate, judge
+from sls_deploy.validate.measure import PictureFigures, StageFigures, measure
+
+REPORT = "report.json"
+PROTOCOL = (
+    "Input made by MATLAB's bicubic from the truth, cut to a multiple of the scale; outputs "
+    "clipped and rounded to 8 bits; Y of ITU-R BT.601; as many pixels as the scale shaved from "
+    "every side; PSNR and SSIM averaged over the pictures. Parity: PSNR of the floating-point "
+    "outputs to sparse PyTorch with peak 1, the lowest over the pictures."
+)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What was measured on one folder of pictures for one budget."""
+
+    budget: float
+    """The budget."""
+    folder: str
+    """Folder of the truth."""
+    pictures: int
+    """Number of pictures."""
+    scale: int
+    """Output pixels for one input pixel, along each side."""
+    protocol: str
+    """How the figures were measured."""
+    stages: tuple[StageFigures, ...]
+    """Dense PyTorch first, then each form in the order of the flow."""
+    not_run: dict[str, str]
+    """Engines that could not run here, each with its reason."""
+    gates: tuple[Gate, ...]
+    """Limits and what was measured against them."""
+    passed: bool
+    """Whether all gates passed."""
+
+
+@dataclass(frozen=True)
+class ValidateResult:
+    """What the validation stage wrote."""
+
+    validation: Validation
+    """The figures."""
+    report: Path
+    """`report.json` with the figures of all budgets and folders validated in the run."""
+    seconds: float
+    """Wall time."""
+    peak_mib: int
+    """Peak resident memory of the process, MiB."""
+    skipped: bool
+    """Whether an unchanged earlier result was taken."""
+
+
+def validate_budget(
+    run: Run, budget: float, options: ValidateConfig, report: Report = silent
+) -> ValidateResult:
+    """Measure dense and sparse PyTorch, every exported graph and every engine that can run here.
+
+    A gate that fails does not raise: see `Validation.passed`.
+
+    Args:
+        run: holds the budget, searched and exported.
+        budget: which one.
+        options: folder of the truth, and the gates.
+        report: receives one report for each picture.
+
+    Raises:
+        SlsError: the budget was not searched or not exported, or pictures that cannot be used.
+    """
+    if options.pictures is None:
+        raise SlsError("no pictures were named", "--data", "Give a folder of ground truth.")
+    searched, exported = run.require("search", budget), run.require("export", budget)
+    config = run.config.model
+    if config.weights is None:
+        raise SlsError("model.weights is missing", str(run.path / "config.toml"))
+    truth = TruthFolder(options.pictures, config.scale or 1)
+    graphs = sorted(exported.glob("model.*.onnx"), key=lambda path: path.name, reverse=True)
+    graphs.sort(key=lambda path: path.name != "model.fp32.onnx")
+    plans = sorted(run.folder("engines", budget).glob("*.plan"))
+    sparse = searched / "weights.safetensors"
+    inputs = {
+        "version": __version__,
+        "options": options.model_dump(mode="json", exclude={"pictures"}),
+        "pictures": {str(path): hash_file(path) for path in truth.paths},
+        "files": [hash_file(path) for path in (config.weights, sparse, *graphs, *plans)],
+        "gpu": gpu_architecture(),
+    }
+    digest = hashlib.sha256(str(options.pictures.resolve()).encode()).hexdigest()[:8]
+    name = f"{options.pictures.resolve().name}-{digest}"
+    path = run.path / "validation" / budget_name(budget) / f"{name}.json"
+
+    def work() -> Iterable[Path]:
+        dense = load_model(config.weights, config.name, config.scale)  # type: ignore[arg-type]
+        runners: list[Runner] = [
+            TorchRunner(dense, DENSE),
+            TorchRunner(load_model(sparse), SPARSE),
+            *(OnnxRunner(graph, f"ONNX {graph.name.split('.')[1]}") for graph in graphs),
+        ]
+        engines, not_run = _engines(plans)
+        stages = _measure(truth, [*runners, *engines], budget, report)
+        gates = judge(stages, options)
+        validation = Validation(
+            budget=budget,
+            folder=str(options.pictures),
+            pictures=len(truth),
+            scale=truth.scale,
+            protocol=PROTOCOL,
+            stages=stages,
+            not_run=not_run,
+            gates=gates,
+            passed=all(gate.passed for gate in gates),
+        )
+        yield write_json(path, asdict(validation))
+
+    with run.locked():
+        record, skipped = run.stage(f"validate/{budget_name(budget)}/{name}", inputs, work)
+        summary = _summarise(run)
+    validation = read_validation(path)
+    return ValidateResult(validation, summary, record.seconds, record.peak_mib, skipped)
+
+
+def read_validation(path: Path) -> Validation:
+    """Read the figures of one budget and folder.
+
+    Raises:
+        SlsError: the file is damaged.
+    """
+    try:
+        values: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        stages = tuple(
+            StageFigures(
+                **{
+                    **stage,
+                    "pictures": tuple(PictureFigures(**row) for row in stage["pictures"]),
+                }
+            )
+            for stage in values["stages"]
+        )
+        gates = tuple(Gate(**gate) for gate in values["gates"])
+        return Validation(**{**values, "stages": stages, "gates": gates})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SlsError(f"cannot be read ({error})", str(path), "Validate again.") from None
+
+
+def _engines(plans: list[Path]) -> tuple[list[Runner], dict[str, str]]:
+    """Runners of the engines that work on this machine, and why the others do not."""
+    runners: list[Runner] = []
+    not_run = {}
+    for plan in plans:
+        name = f"TensorRT {plan.stem}"
+        try:
+            runners.append(EngineRunner(plan, name))
+        except SlsError as error:
+            not_run[name] = error.what
+    return runners, not_run
+
+
+def _measure(
+    truth: TruthFolder, runners: list[Runner], budget: float, report: Report
+) -> tuple[StageFigures, ...]:
+    rows: list[list[PictureFigures]] = []
+    task = f"validate {budget_name(budget)}"
+    for figures in measure(truth, runners, runners[1], truth.scale):
+        rows.append(figures)
+        report(Progress(task, len(rows), len(truth)))
+    columns = zip(*rows, strict=True)
+    return tuple(
+        StageFigures.of(runner.name, column)
+        for runner, column in zip(runners, columns, strict=True)
+    )
+
+
+def _summarise(run: Run) -> Path:
+    """Put the figures of all budgets and folders into the report."""
+    folder = run.path / "validation"
+    found = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("b*/*.json"))]
+    found.sort(key=lambda value: (-value["budget"], value["folder"]))
+    return write_json(folder / REPORT, {"version": 1, "validations": found})

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from sls_deploy.engine.evidence import find_weight, gather_evidence, read_sparsity_log
+from sls_deploy.engine.graph import read_graph
+from sls_deploy.engine.stage import EngineResult
+from sls_deploy.run import Run
+
+Built = tuple[Run, dict[str, EngineResult]]
+Maker = Callable[..., onnx.ModelProto]
+
+
+def source(built: Built, precision: str) -> tuple[onnx.ModelProto, bytes]:
+    run, results = built
+    graph = run.folder("export", 0.5) / f"model.{precision}.onnx"
+    return read_graph(graph), results[precision].plan.read_bytes()
+
+
+def stored(weight: NDArray[Any], multiple: int = 2) -> bytes:
+    krsc = np.moveaxis(weight, 1, -1)
+    padding = [(0, 0)] * 3 + [(0, -krsc.shape[-1] % multiple)]
+    return np.pad(krsc, padding).tobytes()
+
+
+def weight_of(model: onnx.ModelProto, number: int) -> NDArray[Any]:
+    return numpy_helper.to_array(model.graph.initializer[number])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_every_weight_of_a_real_engine_is_found(built: Built, precision: str) -> None:
+    evidence = gather_evidence(*source(built, precision))
+    assert [layer.bytes_in_plan for layer in evidence.layers] == [True] * 6
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_engine_of_other_weights_is_not_taken_for_this_one(
+    built: Built, precision: str, tmp_path: Path, make_network: Maker
+) -> None:
+    _, plan = source(built, precision)
+    other = make_network(tmp_path / "other.onnx", precision, seed=1)
+    evidence = gather_evidence(other, plan)
+    assert [layer.bytes_in_plan for layer in evidence.layers] == [False] * 6
+    assert evidence.level == "L0"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_one_changed_byte_is_noticed(built: Built, precision: str) -> None:
+    model, plan = source(built, precision)
+    place = plan.index(stored(weight_of(model, 1)))
+    changed = bytearray(plan)
+    changed[place + 100] ^= 1
+    evidence = gather_evidence(model, bytes(changed))
+    assert [layer.bytes_in_plan for layer in evidence.layers] == [True, False] + [True] * 4
+    assert evidence.level == "L0"
+    assert "not in the plan as they are" in evidence.layers[1].reason
+
+
+def test_a_real_engine_reaches_l1_and_no_more(built: Built) -> None:
+    evidence = built[1]["fp16"].manifest.evidence
+    assert evidence.level == "L1"
+    assert evidence.statement == (
+        "3 of 3 eligible layers' weights found in the plan; "
+        "kernel choice unknown until it is loaded on a GPU"
+    )
+
+
+def test_each_layer_that_is_not_eligible_says_why(built: Built) -> None:
+    evidence = built[1]["fp16"].manifest.evidence
+    told = {layer.name: layer.reason for layer in evidence.layers if not layer.eligible}
+    assert told == {
+        "conv0": "its weights are not 2:4, its 3 input channels are not a multiple of 4",
+        "conv3": "its weights are not 2:4, its 25 input channels are not a multiple of 4",
+        "conv4": "it has 4 groups",
+    }
+
+
+def test_a_layer_is_described_as_the_graph_has_it(built: Built) -> None:
+    layer = built[1]["fp32"].manifest.evidence.layers[4]
+    assert (layer.onnx_initializer, layer.c_in, layer.groups) == ("network.4.weight", 32, 4)
+    assert layer.legal_2_4
+
+
+@pytest.mark.parametrize("channels", [1, 3, 7, 25, 50, 64])
+def test_channels_filled_up_with_zeros_are_recognised(channels: int) -> None:
+    weight = np.random.default_rng(0).standard_normal((8, channels, 3, 3)).astype(np.float16)
+    for multiple in (1, 2, 4, 8):
+        assert find_weight(weight, b"before" + stored(weight, multiple) + b"after")
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        np.zeros((16, 16, 3, 3), np.float16),
+        np.full((16, 16, 3, 3), 0.25, np.float16),
+        np.arange(15, dtype=np.float16).reshape(3, 5, 1, 1),
+    ],
+    ids=["zeros", "constant", "fifteen values"],
+)
+def test_weights_that_could_match_by_accident_are_not_judged(weight: NDArray[Any]) -> None:
+    assert find_weight(weight, stored(weight)) is None
+
+
+def test_a_level_needs_at_least_one_weight_that_can_be_told() -> None:
+    weight = numpy_helper.from_array(np.zeros((4, 4, 3, 3), np.float16), "w")
+    model = one_convolution([weight])
+    evidence = gather_evidence(model, stored(numpy_helper.to_array(weight)))
+    assert evidence.level == "L0"
+    assert evidence.layers[0].bytes_in_plan is None
+    assert "too few" in evidence.layers[0].reason
+
+
+def test_a_weight_computed_in_the_graph_is_reported_as_unknown() -> None:
+    evidence = gather_evidence(one_convolution([]), b"plan")
+    layer = evidence.layers[0]
+    assert (layer.eligible, layer.bytes_in_plan, layer.onnx_initializer) == (False, None, "")
+    assert layer.reason == "its weight is computed in the graph"
+    assert evidence.level == "none"
+
+
+def test_the_vendors_counts_are_read_from_its_log() -> None:
+    lines = [
+        "(Sparsity) Found 39 layer(s) eligible to use sparse tactics: conv1, conv2",
+        "(Sparsity) Chose 7 layer(s) using sparse tactics: conv2",
+    ]
+    log = read_sparsity_log(lines)
+    assert (log.eligible, log.chosen) == (39, 7)
+
+
+def test_a_log_without_sparsity_says_nothing() -> None:
+    log = read_sparsity_log(["Some tactics do not have enough workspace memory"])
+    assert (log.eligible, log.chosen) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("lines", "level", "words"),
+    [
+        (("Found 5", "Chose 2"), "L3", "chose a sparse kernel for 2 layers"),
+        (("Found 5", "Chose 0"), "L2", "found 5 layers eligible and chose dense ones"),
+        (("Found 5",), "L2", "did not say which kernels it chose"),
+        (("Found 0", "Chose 0"), "L0", "0 of 1 eligible"),
+    ],
+)
+def test_the_level_follows_what_tensorrt_chose_on_a_gpu(
+    lines: tuple[str, ...], level: str, words: str
+) -> None:
+    weight = np.arange(64, dtype=np.float32).reshape(8, 8, 1, 1)
+    weight[:, ::2] = 0
+    model = one_convolution([numpy_helper.from_array(weight, "w")])
+    endings = {"Found": "layer(s) eligible to use sparse tactics", "Chose": "layer(s) using"}
+    log = [f"(Sparsity) {line} {endings[line.split()[0]]}" for line in lines]
+    evidence = gather_evidence(model, b"reordered", log)
+    assert evidence.level == level
+    assert words in evidence.statement
+
+
+def one_convolution(weights: list[onnx.TensorProto]) -> onnx.ModelProto:
+    node = helper.make_node("Conv", ["x", "w"], ["y"], "conv")
+    return helper.make_model(helper.make_graph([node], "network", [], [], weights))

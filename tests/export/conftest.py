@@ -1,0 +1,86 @@
+"""A searched run of a small network, exported once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from sls_deploy.config import Config, ExportConfig, to_toml
+from sls_deploy.export.stage import ExportResult, export_onnx
+from sls_deploy.models.architecture import Description
+from sls_deploy.models.model import RestorationModel, build_model, save_weights
+from sls_deploy.run import Run, write_json, write_text
+
+SMALL = {
+    "edsr": Description("edsr", {"features": 16, "blocks": 2, "scale": 3}, 3, 255.0),
+    "carn": Description(
+        "carn", {"features": 16, "groups": 2, "efficient": True, "shared": True, "scale": 2}, 2, 1.0
+    ),
+    "rfdn": Description(
+        "rfdn", {"features": 10, "distilled": 5, "attention": 4, "blocks": 2, "scale": 2}, 2, 255.0
+    ),
+    "rlfn": Description("rlfn", {"features": 16, "attention": 4, "blocks": 2, "scale": 4}, 4, 1.0),
+}
+
+
+def keep_two_of_four(weight: torch.Tensor) -> torch.Tensor:
+    """Zero all but the two largest of every four consecutive input channels."""
+    channels = weight.shape[1]
+    last = nn.functional.pad(weight.movedim(1, -1), (0, -channels % 4))
+    quads = last.reshape(*last.shape[:-1], -1, 4)
+    place = quads.abs().argsort(-1, descending=True).argsort(-1)
+    kept = (quads * (place < 2)).reshape(last.shape)[..., :channels]
+    return kept.movedim(-1, 1).contiguous()
+
+
+def prune(model: RestorationModel) -> dict[str, Any]:
+    """Prune all convolutions but the first and last in place; return what ratios.json holds."""
+    layers = []
+    found = [(n, m) for n, m in model.network.named_modules() if isinstance(m, nn.Conv2d)]
+    for index, (name, module) in enumerate(found):
+        inner = 0 < index < len(found) - 1 and module.weight.shape[1] >= 4
+        if inner:
+            module.weight.data = keep_two_of_four(module.weight.data)
+        layers.append({"name": name, "kept": 2 if inner else 4, "of": 4})
+    return {"budget": 0.5, "pattern": "2:4", "cost": 0.5, "network_cost": 0.6, "layers": layers}
+
+
+def write_search(path: Path, model: RestorationModel, ratios: dict[str, Any]) -> Run:
+    """Make a run folder in which budget 0.5 was searched."""
+    run = Run.create(path)
+    write_text(path / "config.toml", to_toml(Config()))
+    folder = run.folder("search", 0.5)
+    run.stage(
+        "search/b0.50",
+        {},
+        lambda: [
+            save_weights(folder / "weights.safetensors", model),
+            write_json(folder / "ratios.json", ratios),
+        ],
+    )
+    return run
+
+
+@pytest.fixture(scope="session")
+def fresh_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+    """Makes a searched run of a small network; `change` may alter the weights after pruning."""
+
+    def make(name: str, change: Callable[[nn.Module], None] = lambda network: None) -> Run:
+        torch.manual_seed(0)
+        model = build_model(SMALL[name])
+        ratios = prune(model)
+        change(model.network)
+        return write_search(tmp_path_factory.mktemp(name) / "run", model, ratios)
+
+    return make
+
+
+@pytest.fixture(scope="session", params=SMALL)
+def exported(request: pytest.FixtureRequest, fresh_run: Callable[..., Run]) -> ExportResult:
+    """Each network of the registry, exported in both precisions."""
+    return export_onnx(fresh_run(request.param), 0.5, ExportConfig())

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from sls_deploy.errors import SlsError
+from sls_deploy.export.graph import to_bytes
+from sls_deploy.export.passes.float16 import Float16
+from sls_deploy.export.passes.rounding import RoundedFloat32
+from sls_deploy.runtime.onnxruntime import OnnxRunner
+
+HALF, FLOAT = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+PICTURES = np.random.default_rng(0).random((2, 3, 6, 8), dtype=np.float32)
+
+
+def graph(body: str, constants: str = "") -> ir.Model:
+    """A graph from the text of its nodes, with all values typed."""
+    ends = "(float[n, 3, h, w] input) => (float[n, 3, i, j] output)"
+    text = f'<ir_version: 10, opset_import: ["": 18]> net {ends} <{constants}> {{ {body} }}'
+    return ir.from_proto(onnx.shape_inference.infer_shapes(onnx.parser.parse_model(text)))
+
+
+def convert(model: ir.Model) -> onnx.ModelProto:
+    """The fp16 form, checked for consistent types."""
+    proto = ir.to_proto(Float16()(model).model)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def operators(proto: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in proto.graph.node]
+
+
+def initializer_types(proto: onnx.ModelProto) -> dict[str, int]:
+    return {item.name: item.data_type for item in proto.graph.initializer}
+
+
+def run(model: ir.Model | onnx.ModelProto) -> np.ndarray:
+    content = to_bytes(model) if isinstance(model, ir.Model) else model.SerializeToString()
+    return OnnxRunner(content).run(PICTURES)
+
+
+SCALED = (
+    "big = Mul (input, white) act = Relu (big) sum = Add (act, shift) output = Div (sum, white)",
+    "float white = {255}, float[1] shift = {1.5}",
+)
+
+
+def test_scaling_at_the_ends_stays_fp32() -> None:
+    proto = convert(graph(*SCALED))
+    assert operators(proto) == ["Mul", "Cast", "Relu", "Add", "Cast", "Div"]
+    assert initializer_types(proto) == {"white": FLOAT, "shift": HALF}
+
+
+def test_without_scaling_the_casts_stand_at_the_ends() -> None:
+    proto = convert(graph("act = Relu (input) output = Neg (act)"))
+    assert operators(proto) == ["Cast", "Relu", "Neg", "Cast"]
+    assert proto.graph.output[0].type.tensor_type.elem_type == FLOAT
+
+
+def test_a_constant_of_both_worlds_is_doubled() -> None:
+    proto = convert(graph(SCALED[0].replace("shift", "white"), "float white = {255}"))
+    assert initializer_types(proto) == {"white": FLOAT, "white.float16": HALF}
+
+
+def test_the_scales_of_resize_stay_fp32() -> None:
+    body = 'act = Relu (input) output = Resize <mode = "linear"> (act, , scales)'
+    proto = convert(graph(body, "float[4] scales = {1, 1, 2, 2}"))
+    assert initializer_types(proto) == {"scales": FLOAT}
+    assert OnnxRunner(proto.SerializeToString()).run(PICTURES).shape == (2, 3, 12, 16)
+
+
+def test_shapes_stay_whole_and_their_floats_fp32() -> None:
+    body = """
+        size = Shape (input) real = Cast <to = 1> (size) half = Mul (real, factor)
+        target = Cast <to = 7> (half) act = Relu (input)
+        output = Resize <mode = "nearest"> (act, , , target)
+    """
+    proto = convert(graph(body, "float[4] factor = {1, 1, 0.5, 0.5}"))
+    assert operators(proto).count("Cast") == 4
+    assert initializer_types(proto) == {"factor": FLOAT}
+
+
+def test_a_float_made_from_a_shape_is_cast_where_it_meets_the_picture() -> None:
+    body = """
+        size = Shape (input) ones = ConstantOfShape <value: tensor = float[1] {2}> (size)
+        act = Relu (input) output = Mul (act, ones)
+    """
+    proto = convert(graph(body))
+    assert operators(proto).count("Cast") == 3
+    assert np.allclose(run(proto), 2 * PICTURES, atol=2e-3)
+
+
+def test_a_cast_of_the_picture_to_float_becomes_one_to_half() -> None:
+    body = """
+        positive = Greater (input, zero) mask = Cast <to = 1> (positive)
+        kept = Mul (mask, input) output = Relu (kept)
+    """
+    proto = convert(graph(body, "float zero = {0.5}"))
+    targets = [node.attribute[0].i for node in proto.graph.node if node.op_type == "Cast"]
+    assert sorted(targets) == [FLOAT, HALF, HALF]
+
+
+def test_reductions_are_halved_and_their_axes_are_not() -> None:
+    body = """
+        mean = ReduceMean (input, axes) top = ReduceMax (input, axes)
+        sum = Add (mean, top) output = Mul (input, sum)
+    """
+    proto = convert(graph(body, "int64[2] axes = {2, 3}"))
+    assert initializer_types(proto) == {"axes": onnx.TensorProto.INT64}
+
+
+def test_converting_twice_changes_nothing_more() -> None:
+    once = Float16()(graph(*SCALED)).model
+    before = to_bytes(once)
+    assert not Float16()(once).modified
+    assert to_bytes(once) == before
+
+
+@pytest.mark.parametrize("value", ["65505", "-1e9"])
+def test_refuses_a_constant_beyond_fp16(value: str) -> None:
+    body = "act = Relu (input) output = Add (act, big)"
+    with pytest.raises(SlsError, match=r"big: holds .*, beyond the 65504 of fp16"):
+        convert(graph(body, f"float[1] big = {{{value}}}"))
+
+
+def test_takes_the_largest_half() -> None:
+    proto = convert(graph("output = Add (input, big)", "float[3, 1, 1] big = {65504, 1, 1}"))
+    assert initializer_types(proto) == {"big": HALF}
+
+
+def test_refuses_a_subgraph() -> None:
+    body = """
+        act = Relu (input)
+        [branch] output = If (flag) <
+            then_branch = yes () => (float[n, 3, h, w] a) { a = Identity (act) },
+            else_branch = no () => (float[n, 3, h, w] b) { b = Neg (act) }
+        >
+    """
+    with pytest.raises(SlsError, match="branch: is a If with a graph of its own"):
+        Float16()(graph(body, "bool flag = {1}"))
+
+
+def test_rounding_equals_fp16_exactly() -> None:
+    model = graph("act = Relu (input) output = Add (act, third)", "float[1] third = {0.3333}")
+    result: Any = RoundedFloat32()(Float16()(model).model)
+    half = PICTURES.astype(np.float16) + np.float16(0.3333)
+    assert result.modified
+    assert np.array_equal(run(result.model), half.astype(np.float32))
+
+
+def test_rounding_leaves_an_fp32_graph_alone() -> None:
+    assert not RoundedFloat32()(graph(*SCALED)).modified

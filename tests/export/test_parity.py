@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sls_deploy.errors import SlsError
+from sls_deploy.export.parity import Batch, Parity, compare, comparison_batches, measuring_batches
+from sls_deploy.runtime.runner import Pictures
+
+
+class Offset:
+    """A runner that adds a constant everywhere, or a value at one place."""
+
+    name = "offset"
+
+    def __init__(self, value: float, place: tuple[int, ...] | None = None) -> None:
+        self._value, self._place = value, place
+
+    def run(self, pictures: Pictures) -> Pictures:
+        output = pictures.copy()
+        output[self._place or ...] += np.float32(self._value)
+        return output
+
+    def close(self) -> None: ...
+
+
+BATCH = Batch(("cat", "dog"), np.full((2, 3, 4, 5), 0.5, np.float32))
+
+
+def measure(runner: Offset, precision: str = "fp16") -> Parity:
+    return compare([BATCH.pictures], runner, [BATCH], precision)  # type: ignore[arg-type]
+
+
+def test_psnr_has_a_peak_of_one() -> None:
+    parity = measure(Offset(1e-3))
+    assert parity.psnr_db == pytest.approx(60, abs=0.01)
+    assert parity.max_error == pytest.approx(1e-3, rel=1e-3)
+    assert parity.pictures == 2
+
+
+def test_names_the_place_of_the_largest_error() -> None:
+    parity = measure(Offset(-0.01, (1, 2, 3, 4)))
+    assert parity.place == "dog, channel 2, row 3, column 4"
+
+
+def test_equal_outputs_have_a_finite_figure() -> None:
+    assert measure(Offset(0)).psnr_db == 200
+
+
+@pytest.mark.parametrize(("precision", "error"), [("fp32", 2e-4), ("fp16", 5e-3)])
+def test_refuses_what_lies_too_far_away(precision: str, error: float) -> None:
+    with pytest.raises(SlsError, match=f"the {precision} graph: lies"):
+        measure(Offset(error), precision)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_refuses_outputs_that_are_not_finite(value: float) -> None:
+    with pytest.raises(SlsError, match="fp16 graph: gives NaN or infinity on cat and dog"):
+        measure(Offset(value, (0, 0, 0, 0)))
+
+
+def test_refuses_another_shape() -> None:
+    with pytest.raises(SlsError, match=r"gives \[2, 3, 4, 5\] where PyTorch gives \[2, 3, 8, 10\]"):
+        compare([np.zeros((2, 3, 8, 10), np.float32)], Offset(0), [BATCH], "fp32")
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+def test_compares_real_pictures_of_odd_size_and_in_twos(scale: int) -> None:
+    batches = comparison_batches(scale)
+    shapes = {batch.pictures.shape for batch in batches}
+    assert {(1, 3, 61, 47), (2, 3, 48, 56)} <= shapes
+    assert all(batch.pictures.std() > 0.05 for batch in batches)
+    assert all(batch.pictures.min() >= 0 and batch.pictures.max() <= 1 for batch in batches)
+
+
+def test_measures_on_every_sample_even_at_a_large_scale() -> None:
+    assert len(measuring_batches(2)) == 10
+    assert all(min(batch.pictures.shape[2:]) >= 32 for batch in measuring_batches(8))

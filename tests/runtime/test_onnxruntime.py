@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from sls_deploy.errors import SlsError
+from sls_deploy.runtime.onnxruntime import OnnxRunner, open_session
+
+PICTURES = np.random.default_rng(0).random((2, 3, 5, 7), dtype=np.float32)
+DOUBLED = """
+<ir_version: 10, opset_import: ["": 18]>
+doubled (float[batch, 3, height, width] input) => (float[batch, 3, height, width] output)
+{
+    inner = Cast <to = 10> (input)
+    sum = Add (inner, inner)
+    output = Cast <to = 1> (sum)
+}
+"""
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_bytes(onnx.parser.parse_model(text).SerializeToString())
+    return path
+
+
+@pytest.fixture
+def doubled(tmp_path: Path) -> Path:
+    return write(tmp_path / "doubled.onnx", DOUBLED)
+
+
+def test_runs_a_graph_with_fp16_inside(doubled: Path) -> None:
+    output = OnnxRunner(doubled, threads=1).run(PICTURES)
+    assert output.dtype == np.float32
+    assert np.allclose(output, 2 * PICTURES, atol=1e-3)
+
+
+def test_is_called_like_its_file(doubled: Path) -> None:
+    assert OnnxRunner(doubled).name == "doubled.onnx"
+
+
+def test_takes_the_bytes_of_a_file(doubled: Path) -> None:
+    output = OnnxRunner(doubled.read_bytes()).run(PICTURES)
+    assert np.array_equal(output, OnnxRunner(doubled).run(PICTURES))
+
+
+def test_runs_on_the_cpu_and_prints_nothing(
+    doubled: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert open_session(doubled).get_providers() == ["CPUExecutionProvider"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_refuses_pictures_of_another_form(doubled: Path) -> None:
+    with pytest.raises(SlsError, match="uint8"):
+        OnnxRunner(doubled).run(np.zeros((1, 3, 4, 4), np.uint8))
+
+
+def test_names_the_size_that_a_graph_cannot_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pooled = DOUBLED.replace("Add (inner, inner)", "MaxPool <kernel_shape = [9, 9]> (inner)")
+    with pytest.raises(SlsError, match=r"\[2, 3, 5, 7\]"):
+        OnnxRunner(write(tmp_path / "pooled.onnx", pooled)).run(PICTURES)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a graph"])
+def test_refuses_a_file_that_is_no_graph(
+    tmp_path: Path, content: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(content)
+    with pytest.raises(SlsError, match=r"broken\.onnx: cannot be loaded"):
+        OnnxRunner(path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_refuses_a_graph_with_other_ends(tmp_path: Path) -> None:
+    path = write(tmp_path / "other.onnx", DOUBLED.replace("input", "pixels"))
+    with pytest.raises(SlsError, match="no float32 NCHW input 'input'"):
+        OnnxRunner(path)
+
+
+def test_names_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(SlsError, match="no such file"):
+        OnnxRunner(tmp_path / "none.onnx")
+
+
+def test_says_how_to_install_onnx_runtime(doubled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(SlsError, match=r"pip install 'sls-deploy\[cpu\]'"):
+        OnnxRunner(doubled)
+
+
+def test_refuses_to_run_once_closed(doubled: Path) -> None:
+    runner = OnnxRunner(doubled)
+    runner.close()
+    with pytest.raises(SlsError, match="was closed"):
+        runner.run(PICTURES)

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from torch import nn
+
+from sls_deploy.errors import SlsError
+from sls_deploy.runtime.pytorch import TorchRunner
+
+PICTURES = np.random.default_rng(0).random((2, 3, 5, 7), dtype=np.float32)
+
+
+def test_gives_what_the_module_gives() -> None:
+    output = TorchRunner(nn.Upsample(scale_factor=2)).run(PICTURES)
+    assert output.dtype == np.float32
+    assert np.array_equal(output, PICTURES.repeat(2, axis=2).repeat(2, axis=3))
+
+
+def test_runs_in_evaluation_mode() -> None:
+    output = TorchRunner(nn.Dropout(0.5).train()).run(PICTURES)
+    assert np.array_equal(output, PICTURES)
+
+
+def test_takes_an_array_that_is_not_contiguous() -> None:
+    view = PICTURES.transpose(0, 1, 3, 2)
+    assert np.array_equal(TorchRunner(nn.Identity()).run(view), view)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "named"),
+    [
+        (PICTURES.astype(np.float64), "float64"),
+        (PICTURES[0], r"\[3, 5, 7\]"),
+        (PICTURES[:, :1], r"\[2, 1, 5, 7\]"),
+        (PICTURES[:, :, :0], "no pixels"),
+    ],
+)
+def test_refuses_pictures_of_another_form(pictures: np.ndarray, named: str) -> None:
+    with pytest.raises(SlsError, match=named):
+        TorchRunner(nn.Identity()).run(pictures)
+
+
+def test_refuses_to_run_once_closed() -> None:
+    runner = TorchRunner(nn.Identity(), "dense")
+    runner.close()
+    with pytest.raises(SlsError, match="dense: was closed"):
+        runner.run(PICTURES)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sls_deploy.search.budget import ROUNDING, land, least_cost, unit_costs
+from sls_deploy.search.layers import Layer
+from sls_deploy.sparsity.masks import MAX_SCORE
+from sls_deploy.sparsity.pattern import Pattern
+
+
+def layers(macs: list[float], channels: int = 64) -> list[Layer]:
+    return [Layer(str(i), "Conv2d", (8, channels, 3, 3), 1, m, "") for i, m in enumerate(macs)]
+
+
+@st.composite
+def searches(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Products, costs and a budget that can be reached."""
+    pattern = Pattern.parse(draw(st.sampled_from(["2:4", "n:4", "n:16", "n:32"])))
+    macs = draw(st.lists(st.floats(1, 100), min_size=1, max_size=12))
+    costs = unit_costs(layers(macs), pattern)
+    row = st.lists(st.floats(0, MAX_SCORE), min_size=pattern.units - 1, max_size=pattern.units - 1)
+    scores = torch.tensor([draw(row) for _ in macs])
+    least = least_cost(costs)
+    budget = least + draw(st.floats(0, 1)) * (1 - least)
+    return scores.cumprod(1), costs, budget
+
+
+def reached(counts: torch.Tensor, costs: torch.Tensor) -> float:
+    kept = torch.arange(costs.shape[1]) < counts[:, None]
+    return float((costs * kept).sum())
+
+
+@settings(deadline=None)
+@given(searches())
+def test_cost_is_never_above_the_budget_and_no_unit_more_would_fit(
+    search: tuple[torch.Tensor, torch.Tensor, float],
+) -> None:
+    products, costs, budget = search
+    counts = land(products, costs, budget)
+    cost = reached(counts, costs)
+    assert cost <= budget + 2 * ROUNDING
+    for layer, count in enumerate(counts.tolist()):
+        if count < costs.shape[1]:
+            assert cost + costs[layer, count] > budget
+
+
+@settings(deadline=None)
+@given(st.floats(0.1, 0.9), st.integers(0, 99))
+def test_real_networks_land_within_a_hundredth(budget: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    macs = [20736.0] * 18 + [2304.0] * 6 + [768.0] * 12 + [40.0] * 12
+    pattern = Pattern.parse("n:16")
+    costs = unit_costs(layers(macs, channels=48), pattern)
+    scores = 0.9 + 0.13 * torch.rand(len(macs), pattern.units - 1, generator=generator)
+    cost = reached(land(scores.cumprod(1), costs, budget), costs)
+    assert budget - 0.01 <= cost <= budget + 2 * ROUNDING
+
+
+def test_units_come_back_by_their_products() -> None:
+    costs = unit_costs(layers([1.0, 1.0, 1.0]), Pattern.parse("2:4"))
+    products = torch.tensor([[0.49], [0.20], [0.48]])
+    assert land(products, costs, 0.7).tolist() == [2, 1, 1]
+    assert land(products, costs, 0.9).tolist() == [2, 1, 2]
+
+
+def test_all_layers_2_4_is_exactly_a_half() -> None:
+    costs = unit_costs(layers([3.0, 1.0, 7.0], channels=50), Pattern.parse("2:4"))
+    counts = land(torch.full((3, 1), 0.9), costs, 0.5)
+    assert counts.tolist() == [1, 1, 1]
+    assert abs(reached(counts, costs) - 0.5) < ROUNDING
