@@ -67,4 +67,4 @@ def print_build(result: EngineResult) -> None:
         f"engine {result.plan}{unchanged}: {manifest.backend} {manifest.backend_version}, "
         f"{manifest.plan_bytes / 2**20:.1f} MiB, {manifest.seconds:.1f} s"
     )
-    print_line(f"  {manifest.evidence}")
+    print_line(f"  evidence {manifest.evidence.level}: {manifest.evidence.statement}")

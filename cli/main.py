@@ -13,7 +13,6 @@ from sls_deploy.errors import GateError, SlsError
 
 app = typer.Typer(
     help="Search N:M sparsity for image restoration networks, and prove what it does.",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -47,7 +46,8 @@ def _options(
 def main() -> None:
     """Run the program: exit 0 done, 1 a gate failed, 2 bad usage or input, 130 interrupted."""
     try:
-        sys.exit(app(standalone_mode=False))
+        arguments = sys.argv[1:] or ["--help"]
+        sys.exit(app(arguments, prog_name="sls-deploy", standalone_mode=False))
     except GateError as error:
         code, text = 1, str(error)
     except SlsError as error:

@@ -37,7 +37,7 @@ def setting(section: type[Section], field: str, *flags: str) -> Any:
 
 RunFolder = Annotated[
     Path | None,
-    typer.Argument(metavar="[RUN]", help="Run folder; the newest below runs/ if left out."),
+    typer.Argument(metavar="RUN", help="Run folder; the newest below runs/ if left out."),
 ]
 Settings = Annotated[
     Path | None,

@@ -78,7 +78,7 @@ def print_validation(result: ValidateResult) -> None:
         print_line(f"{name} was not run: {reason}")
     for gate in validation.gates:
         if not gate.passed:
-            print_line(f"FAILED {gate.stage}, {gate.rule}: {gate.value} against {gate.limit:g}")
+            print_line(f"FAILED {gate.stage}, {gate.rule}: {gate.value:.3f}, limit {gate.limit:g}")
     if validation.passed:
         print_line(f"all {len(validation.gates)} gates passed")
     print_line(f"wrote {result.report}")

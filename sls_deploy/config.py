@@ -30,7 +30,7 @@ Shape = Annotated[
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -225,6 +225,6 @@ def to_toml(config: Config, *, comments: bool = False) -> str:
             description = type(section).model_fields[key].description
             if comments and description:
                 lines.append(f"# {description}")
-            lines.append(f"# {key} =" if value is None else f"{key} = {json.dumps(value)}")
+            lines.append(f"# {key} =" if value is None else f"{key} = {json.dumps(value, ensure_ascii=False)}")
         lines.append("")
     return "\n".join(lines)

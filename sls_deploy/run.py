@@ -197,7 +197,7 @@ class Run:
 
 def budget_name(budget: float) -> str:
     """Folder name of a budget: 'b0.50', 'b0.125'."""
-    return f"b{budget:.2f}" if round(budget, 2) == budget else f"b{budget:g}"
+    return f"b{budget:.2f}" if round(budget, 2) == budget else f"b{budget}"
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from sls_deploy.sparsity.legality import QUAD, is_2_4
+from sls_deploy.sparsity.legality import is_2_4, why_not_eligible
 
 _PADDINGS = (1, 2, 4, 8)
 """Multiples that the channels of a stored weight may be filled up to with zeros. Measured on
@@ -142,12 +142,7 @@ def _layers(model: onnx.ModelProto, plan: bytes) -> Iterator[LayerEvidence]:
         c_in = weight.shape[1] * groups
         legal = is_2_4(weight)
         found = find_weight(weight, plan)
-        reasons = (
-            "its weights are not 2:4" if not legal else "",
-            f"it has {groups} groups" if groups != 1 else "",
-            f"its {c_in} input channels are not a multiple of {QUAD}" if c_in % QUAD else "",
-        )
-        not_eligible = ", ".join(filter(None, reasons))
+        not_eligible = why_not_eligible(weight.shape[1], groups, legal=legal)
         about_bytes = {
             True: "",
             False: "its weights are not in the plan as they are: folded, reordered or replaced",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from sls_deploy.errors import SlsError
-from sls_deploy.sparsity.legality import QUAD, is_2_4
+from sls_deploy.sparsity.legality import is_2_4, why_not_eligible
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _REPORT = "The export is wrong: please report it."
@@ -153,11 +153,4 @@ def _why_not(use: _Use, *, legal: bool) -> str:
     """Why an Ampere GPU cannot run the layer on sparse tensor cores."""
     if use.operator == "ConvTranspose":
         return "a transposed convolution is not covered yet"
-    if use.groups > 1:
-        return "TensorRT has no sparse kernels for group convolutions"
-    reasons = []
-    if use.weight.shape[1] % QUAD:
-        reasons.append(f"{use.weight.shape[1]} input channels are not a multiple of {QUAD}")
-    if not legal:
-        reasons.append("not 2:4")
-    return "; ".join(reasons)
+    return why_not_eligible(use.weight.shape[1], use.groups, legal=legal)

@@ -27,6 +27,7 @@ from sls_deploy.progress import Progress, Report, silent
 from sls_deploy.run import Run, atomic, budget_name, hash_file, write_json
 from sls_deploy.runtime.onnxruntime import OnnxRunner
 from sls_deploy.runtime.pytorch import TorchRunner
+from sls_deploy.sparsity.ratios import read_ratios
 
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 
@@ -91,7 +92,7 @@ def export_onnx(
 
         def work() -> Iterable[Path]:
             task = _Task(folder, wanted, report, f"export {budget_name(budget)}")
-            return task.run(load_model(weights), _read_ratios(ratios), hashes)
+            return task.run(load_model(weights), read_ratios(ratios), hashes)
 
         _, skipped = run.stage(f"export/{budget_name(budget)}", inputs, work)
     return _result(folder, budget, skipped=skipped)
@@ -197,17 +198,6 @@ def _headroom(graph: bytes, scale: int) -> dict[str, Any]:
             raise SlsError(what, peak.node, "Export it in fp32 only: --precision fp32.")
     top = max(peaks, key=lambda peak: peak.largest, default=Peak("", "", 0.0))
     return {**asdict(top), "limit": FLOAT16_MAX}
-
-
-def _read_ratios(path: Path) -> dict[str, Any]:
-    try:
-        ratios = json.loads(path.read_text("utf-8"))
-        needed = [ratios[key] for key in ("budget", "pattern", "cost", "network_cost")]
-        needed += [layer[key] for layer in ratios["layers"] for key in ("name", "kept", "of")]
-    except (ValueError, KeyError, TypeError):
-        fix = "`sls-deploy search` writes it again."
-        raise SlsError("does not hold the layers of a search", str(path), fix) from None
-    return dict(ratios)
 
 
 def _result(folder: Path, budget: float, *, skipped: bool) -> ExportResult:

@@ -24,6 +24,7 @@ from sls_deploy.search.schedule import Plan, steps_within
 from sls_deploy.search.sls import SlsSearch, held_out_psnr, load_network
 from sls_deploy.search.sparse import SparseNetwork
 from sls_deploy.sparsity.pattern import Pattern
+from sls_deploy.sparsity.ratios import read_ratios
 
 WEIGHTS = "weights.safetensors"
 RATIOS = "ratios.json"
@@ -139,7 +140,7 @@ class _Stage:
             return self._write(folder, search)
 
         record, skipped = self.run.stage(f"search/{budget_name(budget)}", inputs, work)
-        ratios = read_ratios(folder)
+        ratios = read_ratios(folder / RATIOS)
         return BudgetResult(
             budget=budget,
             **{key: ratios[key] for key in ("cost", "network_cost", "dense_psnr", "psnr", "steps")},
@@ -240,22 +241,6 @@ class _Stage:
             folder / HISTORY,
             {"layers": [layer.name for layer in self.network.layers], "epochs": search.history},
         )
-
-
-def read_ratios(folder: Path) -> dict[str, Any]:
-    """The ratios that a search wrote into the folder of a budget.
-
-    Raises:
-        SlsError: the file is missing or damaged.
-    """
-    import json
-
-    path = folder / RATIOS
-    try:
-        value: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise SlsError(f"cannot be read ({error})", str(path), "Search again.") from None
-    return value
 
 
 def _check_reachable(config: SearchConfig, layers: list[Layer], pattern: Pattern) -> None:

@@ -25,3 +25,21 @@ def is_2_4(weight: NDArray[Any]) -> bool:
     padding = [(0, 0)] * (nonzero.ndim - 1) + [(0, -nonzero.shape[-1] % QUAD)]
     quads = np.pad(nonzero, padding).reshape(-1, QUAD)
     return bool((quads.sum(axis=1) <= QUAD // 2).all())
+
+
+def why_not_eligible(channels: int, groups: int, *, legal: bool) -> str:
+    """Why Ampere's sparse tensor cores cannot take a convolution; empty if they can.
+
+    Being eligible never says that a sparse kernel will run: TensorRT times both and chooses.
+
+    Args:
+        channels: input channels of one convolution group.
+        groups: convolution groups; TensorRT considers no group convolution.
+        legal: whether the weight satisfies 2:4.
+    """
+    reasons = (
+        f"it has {groups} convolution groups" if groups > 1 else "",
+        f"its {channels} input channels are not a multiple of {QUAD}" if channels % QUAD else "",
+        "" if legal else "its weights are not 2:4",
+    )
+    return ", ".join(filter(None, reasons))

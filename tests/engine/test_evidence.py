@@ -77,9 +77,9 @@ def test_each_layer_that_is_not_eligible_says_why(built: Built) -> None:
     evidence = built[1]["fp16"].manifest.evidence
     told = {layer.name: layer.reason for layer in evidence.layers if not layer.eligible}
     assert told == {
-        "conv0": "its weights are not 2:4, its 3 input channels are not a multiple of 4",
-        "conv3": "its weights are not 2:4, its 25 input channels are not a multiple of 4",
-        "conv4": "it has 4 groups",
+        "conv0": "its 3 input channels are not a multiple of 4, its weights are not 2:4",
+        "conv3": "its 25 input channels are not a multiple of 4, its weights are not 2:4",
+        "conv4": "it has 4 convolution groups",
     }
 
 

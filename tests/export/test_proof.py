@@ -57,10 +57,10 @@ def test_a_legal_layer_is_eligible(path: Path) -> None:
 @pytest.mark.parametrize(
     ("weight", "groups", "reason"),
     [
-        (DENSE, 1, "not 2:4"),
-        (LEGAL[:, :6], 1, "6 input channels are not a multiple of 4"),
-        (DENSE[:, :6], 1, "6 input channels are not a multiple of 4; not 2:4"),
-        (LEGAL, 2, "TensorRT has no sparse kernels for group convolutions"),
+        (DENSE, 1, "its weights are not 2:4"),
+        (LEGAL[:, :6], 1, "its 6 input channels are not a multiple of 4"),
+        (DENSE[:, :6], 1, "its 6 input channels are not a multiple of 4, its weights are not 2:4"),
+        (LEGAL, 2, "it has 2 convolution groups"),
     ],
 )
 def test_says_why_a_layer_is_not_eligible(

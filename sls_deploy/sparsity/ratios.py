@@ -1,0 +1,27 @@
+"""What a search decided, as the stages after it read it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sls_deploy.errors import SlsError
+
+_NEEDED = ("budget", "pattern", "cost", "network_cost")
+
+
+def read_ratios(path: Path) -> dict[str, Any]:
+    """Read the ratios.json of a budget.
+
+    Raises:
+        SlsError: the file is missing or damaged.
+    """
+    try:
+        ratios: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        _ = [ratios[key] for key in _NEEDED]
+        _ = [layer[key] for layer in ratios["layers"] for key in ("name", "kept", "of")]
+    except (OSError, ValueError, KeyError, TypeError):
+        fix = "`sls-deploy search` writes it again."
+        raise SlsError("does not hold the layers of a search", str(path), fix) from None
+    return ratios
