@@ -56,6 +56,9 @@ def main() -> None:
         code, text = 2, error.format_message()
     except (typer.Abort, KeyboardInterrupt):
         code, text = 130, "interrupted; the same command goes on from the last checkpoint"
+    except OSError as error:  # files have errors of their own; this is the terminal or the pipe
+        code, text = 2, f"the result cannot be printed ({error.strerror or error})"
+        sys.stdout = None  # or it would fail once more at exit
     from sls_deploy.cli.output import print_error
 
     print_error(text)

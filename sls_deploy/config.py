@@ -169,6 +169,8 @@ def parse_section(section: type[AnySection], values: dict[str, Any], where: str)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise SlsError(f"there is no setting {name}", where) from None
         message = first["msg"].removeprefix("Value error, ")
         raise SlsError(
             f"{name} is {first['input']!r}: {message[:1].lower()}{message[1:]}", where
@@ -225,6 +227,10 @@ def to_toml(config: Config, *, comments: bool = False) -> str:
             description = type(section).model_fields[key].description
             if comments and description:
                 lines.append(f"# {description}")
-            lines.append(f"# {key} =" if value is None else f"{key} = {json.dumps(value, ensure_ascii=False)}")
+            lines.append(
+                f"# {key} ="
+                if value is None
+                else f"{key} = {json.dumps(value, ensure_ascii=False)}"
+            )
         lines.append("")
     return "\n".join(lines)

@@ -32,16 +32,18 @@ class TruthFolder:
     Args:
         folder: pictures, also in folders below it.
         scale: factor between input and truth; 1 gives the truth as its own input.
+        least_side: smallest side of an input in pixels that the network takes.
 
     Raises:
         SlsError: no such folder, none or damaged pictures, or one too small to measure: its
-            sides must hold SSIM's window of 11 pixels after `scale` pixels are shaved all round.
+            sides must hold SSIM's window of 11 pixels after `scale` pixels are shaved all round,
+            and those of its input `least_side`.
     """
 
-    def __init__(self, folder: Path, scale: int) -> None:
+    def __init__(self, folder: Path, scale: int, least_side: int = 1) -> None:
         self.folder, self.scale = folder, scale
         self.paths = list_images(folder)
-        least = _WINDOW + 2 * scale
+        least = max(_WINDOW + 2 * scale, least_side * scale)
         for path in self.paths:
             height, width = image_size(path)
             if min(height - height % scale, width - width % scale) < least:

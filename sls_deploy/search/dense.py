@@ -59,7 +59,7 @@ def train_dense(
         raise SlsError("is not a .safetensors file", str(out), "Name one with --out.")
     torch.manual_seed(config.seed)
     model = _fresh_model(config).train()
-    photos, measured = load_photos(data, model.description.scale, config.patch)
+    photos, measured = load_photos(data, model.description, config.patch)
     sampler = CropSampler(photos, config.patch, config.batch, config.seed)
     crops = held_out(measured, data.held_out, config.patch)
     optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)

@@ -89,10 +89,9 @@ def search_budgets(config: Config, out: Path, report: Report = silent) -> Search
     if config.model.weights is None:
         raise SlsError("no checkpoint was named", "--weights", "Give that of the dense network.")
     model = load_model(config.model.weights, config.model.name, config.model.scale)
+    photos, measured = load_photos(config.data, model.description, config.search.patch)
     layers = find_layers(model.network, pattern, config.search.patch)
-    prunable = [layer for layer in layers if layer.prunable]
-    _check_reachable(config.search, prunable, pattern)
-    photos, measured = load_photos(config.data, model.description.scale, config.search.patch)
+    _check_reachable(config.search, [layer for layer in layers if layer.prunable], pattern)
     resolved = _resolve(config, model)
     run = Run.create(out)
     with run.locked():

@@ -15,6 +15,7 @@ from sls_deploy.data.truth import TruthFolder
 from sls_deploy.engine.gpu import gpu_architecture
 from sls_deploy.errors import SlsError
 from sls_deploy.models.model import load_model
+from sls_deploy.models.registry import REGISTRY
 from sls_deploy.progress import Progress, Report, silent
 from sls_deploy.run import Run, budget_name, hash_file, write_json
 from sls_deploy.runtime.onnxruntime import OnnxRunner
@@ -95,7 +96,8 @@ def validate_budget(
     config = run.config.model
     if config.weights is None:
         raise SlsError("model.weights is missing", str(run.path / "config.toml"))
-    truth = TruthFolder(options.pictures, config.scale or 1)
+    least_side = REGISTRY.get(config.name).least_side
+    truth = TruthFolder(options.pictures, config.scale or 1, least_side)
     graphs = sorted(exported.glob("model.*.onnx"), key=lambda path: path.name, reverse=True)
     graphs.sort(key=lambda path: path.name != "model.fp32.onnx")
     plans = sorted(run.folder("engines", budget).glob("*.plan"))
