@@ -47,7 +47,10 @@ def main() -> None:
     """Run the program: exit 0 done, 1 a gate failed, 2 bad usage or input, 130 interrupted."""
     try:
         arguments = sys.argv[1:] or ["--help"]
-        sys.exit(app(arguments, prog_name="sls-deploy", standalone_mode=False))
+        code = app(arguments, prog_name="sls-deploy", standalone_mode=False)
+        if code == 130:  # Typer returns it in place of the interrupt
+            raise KeyboardInterrupt
+        sys.exit(code)
     except GateError as error:
         code, text = 1, str(error)
     except SlsError as error:
@@ -56,9 +59,9 @@ def main() -> None:
         code, text = 2, error.format_message()
     except (typer.Abort, KeyboardInterrupt):
         code, text = 130, "interrupted; the same command goes on from the last checkpoint"
-    except OSError as error:  # files have errors of their own; this is the terminal or the pipe
-        code, text = 2, f"the result cannot be printed ({error.strerror or error})"
-        sys.stdout = None  # or it would fail once more at exit
+    except OSError as error:  # such as a full disk under standard output
+        code, text = 2, f"{error.filename or 'standard output'}: {error.strerror or error}"
+        sys.stdout = None  # what it could not take would fail once more at exit
     from sls_deploy.cli.output import print_error
 
     print_error(text)

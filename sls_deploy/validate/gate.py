@@ -55,7 +55,12 @@ def judge(stages: Sequence[StageFigures], options: ValidateConfig) -> tuple[Gate
         if "fp16" in stage.name:
             limit = options.min_parity_fp16_db
         passed = stage.parity_db is None or stage.parity_db >= limit
-        worst = "" if passed else min(stage.pictures, key=lambda p: p.parity_db or limit).name
+        parities = {
+            figure.name: figure.parity_db
+            for figure in stage.pictures
+            if figure.parity_db is not None
+        }
+        worst = "" if passed else min(parities, key=parities.__getitem__)
         gates.append(
             Gate(stage.name, "parity with PyTorch, dB", limit, stage.parity_db, passed, worst)
         )

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Program = Callable[..., Any]
+
+# A shell may have told the tests, and so their children, to ignore Ctrl-C.
+PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from sls_deploy.cli.main import main
+main()
+"""
+
+
+def test_interrupted_search_says_so_and_goes_on(
+    program: Program, dense: Path, photos: Path, tmp_path: Path
+) -> None:
+    flags = ["--steps", "300", "--batch", "1", "--patch", "8"]
+    arguments = ["search", "--weights", str(dense), "--data", str(photos), *flags]
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    folder = tmp_path / "runs/small/search/checkpoint"
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("*.safetensors"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1].startswith("error: interrupted; the same command goes on")
+    assert "Traceback" not in err
+    assert not list(tmp_path.rglob(".*.safetensors.*"))
+
+    again = program(*arguments, cwd=tmp_path)
+    first = re.match(r"search b0\.50 (\d+)/300", again.err)
+    assert again.code == 0
+    assert first is not None
+    assert int(first[1]) > 1
