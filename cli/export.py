@@ -51,5 +51,7 @@ def print_export(result: ExportResult) -> None:
         f"pruned, {counts.legal_2_4} are 2:4, {counts.eligible} eligible for sparse tensor cores"
     )
     for precision, path in result.files.items():
-        print_line(f"  {path}: parity with PyTorch {result.parity_db[precision]:.1f} dB")
+        rounded = result.rounded_db.get(precision)
+        also = "" if rounded is None else f", {rounded:.1f} dB with activations rounded to fp16"
+        print_line(f"  {path}: parity with PyTorch {result.parity_db[precision]:.1f} dB{also}")
     print_line(f"  {result.proof}")

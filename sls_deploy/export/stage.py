@@ -58,6 +58,8 @@ class ExportResult:
     """The evidence: per layer, per precision."""
     parity_db: Mapping[Precision, float]
     """PSNR of ONNX Runtime to PyTorch on crops of photographs, in dB."""
+    rounded_db: Mapping[Precision, float]
+    """The same for fp16 with every activation rounded to fp16, which ONNX Runtime leaves out."""
     layers: LayerCounts
     """Summary of the proof."""
     skipped: bool
@@ -213,6 +215,11 @@ def _result(folder: Path, budget: float, *, skipped: bool) -> ExportResult:
         files={precision: folder / entry["file"] for precision, entry in files.items()},
         proof=path,
         parity_db={precision: entry["parity"]["psnr_db"] for precision, entry in files.items()},
+        rounded_db={
+            precision: entry["parity_rounded"]["psnr_db"]
+            for precision, entry in files.items()
+            if entry["parity_rounded"]
+        },
         layers=LayerCounts(len(layers[0]), count("pruned"), count("legal_2_4"), count("eligible")),
         skipped=skipped,
     )

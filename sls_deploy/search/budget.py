@@ -7,6 +7,7 @@ import heapq
 import torch
 from torch import Tensor
 
+from sls_deploy.errors import SlsError
 from sls_deploy.search.layers import Layer
 from sls_deploy.sparsity.pattern import Pattern
 
@@ -67,3 +68,20 @@ def land(products: Tensor, costs: Tensor, budget: float) -> Tensor:
         if unit < len(values[layer]):
             heapq.heappush(heap, (-values[layer][unit], layer))
     return counts
+
+
+def check_reachable(budget: float, costs: Tensor, pattern: str) -> None:
+    """Refuse a budget that keeping the first unit of every layer exceeds.
+
+    Args:
+        budget: cost asked for, as a share of dense.
+        costs: from `unit_costs`.
+        pattern: as the user gave it.
+
+    Raises:
+        SlsError: the budget is too low; says what can be reached.
+    """
+    least = least_cost(costs)
+    if budget < least - ROUNDING:
+        fix = f"Ask for {least:.4g} or more, or use a pattern with a larger M."
+        raise SlsError(f"{budget:g} is below what pattern {pattern} can reach", "--budget", fix)

@@ -190,7 +190,7 @@ def score_rate(network: SparseNetwork, budget: float, plan: Plan) -> float:
     differ; the authors' 1e-4 would need thousands of steps.
     """
     kept = max(1.0, budget * network.pattern.units)
-    distance = float(network.scores.detach().mean()) - 0.5 ** (1 / kept)
+    distance = float(network.scores.detach().mean()) - math.pow(0.5, 1 / kept)
     return max(distance, 0.02) / max(1, plan.window // 2)
 
 

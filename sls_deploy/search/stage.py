@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from sls_deploy._version import __version__
-from sls_deploy.config import Config, SearchConfig, to_toml
+from sls_deploy.config import Config
 from sls_deploy.data.crops import CropSampler, held_out
 from sls_deploy.data.photos import Photos, Skipped
 from sls_deploy.errors import SlsError
 from sls_deploy.models.model import RestorationModel, load_model, save_weights
 from sls_deploy.progress import Report, silent
-from sls_deploy.run import CONFIG, Run, budget_name, hash_file, hash_json, write_json, write_text
-from sls_deploy.search.budget import ROUNDING, least_cost, unit_costs
+from sls_deploy.run import Run, budget_name, hash_file, hash_json, write_json
+from sls_deploy.search.budget import check_reachable, unit_costs
 from sls_deploy.search.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from sls_deploy.search.layers import Layer, find_layers
 from sls_deploy.search.photos import load_photos
 from sls_deploy.search.schedule import Plan, steps_within
+from sls_deploy.search.settings import claim, resolve
 from sls_deploy.search.sls import SlsSearch, held_out_psnr, load_network
 from sls_deploy.search.sparse import SparseNetwork
 from sls_deploy.sparsity.pattern import Pattern
@@ -91,11 +92,12 @@ def search_budgets(config: Config, out: Path, report: Report = silent) -> Search
     model = load_model(config.model.weights, config.model.name, config.model.scale)
     photos, measured = load_photos(config.data, model.description, config.search.patch)
     layers = find_layers(model.network, pattern, config.search.patch)
-    _check_reachable(config.search, [layer for layer in layers if layer.prunable], pattern)
-    resolved = _resolve(config, model)
+    costs = unit_costs([layer for layer in layers if layer.prunable], pattern)
+    check_reachable(config.search.budgets[-1], costs, config.search.pattern)
+    resolved = resolve(config, model.description)
     run = Run.create(out)
     with run.locked():
-        resolved = _claim(run, resolved)
+        resolved = claim(run, resolved)
         stage = _Stage(run, resolved, model, layers, pattern, photos, measured)
         budgets = tuple(stage.search(budget, report) for budget in resolved.search.budgets)
     paths = {*photos.paths, *measured.paths}
@@ -240,60 +242,3 @@ class _Stage:
             folder / HISTORY,
             {"layers": [layer.name for layer in self.network.layers], "epochs": search.history},
         )
-
-
-def _check_reachable(config: SearchConfig, layers: list[Layer], pattern: Pattern) -> None:
-    least = least_cost(unit_costs(layers, pattern))
-    if config.budgets[-1] < least - ROUNDING:
-        fix = f"Ask for {least:.4g} or more, or use a pattern with a larger M."
-        what = f"{config.budgets[-1]:g} is below what pattern {config.pattern} can reach"
-        raise SlsError(what, "--budget", fix)
-
-
-def _resolve(config: Config, model: RestorationModel) -> Config:
-    """Settings with what was recognised filled in and paths that hold from any folder."""
-    description = model.description
-    sections: dict[str, dict[str, Any]] = {
-        "model": {"name": description.name, "scale": description.scale},
-        "data": {},
-        "validate_": {},
-    }
-    for section, name in (("model", "weights"), ("data", "photos"), ("validate_", "pictures")):
-        path = getattr(getattr(config, section), name)
-        sections[section][name] = path.resolve() if path else None
-    return config.model_copy(
-        update={
-            name: getattr(config, name).model_copy(update=values)
-            for name, values in sections.items()
-        }
-    )
-
-
-def _claim(run: Run, config: Config) -> Config:
-    """Write the settings into the run, with the budgets that it holds already; return them.
-
-    Raises:
-        SlsError: the run holds a search with other settings.
-    """
-    path = run.path / CONFIG
-    if path.exists():
-        before = run.config
-        for section in ("model", "data", "search"):
-            old = getattr(before, section).model_dump(exclude={"budgets"})
-            new = getattr(config, section).model_dump(exclude={"budgets"})
-            for key in old:
-                if old[key] != new[key]:
-                    raise SlsError(
-                        f"holds a search with {section}.{key} = {old[key]}, not {new[key]}",
-                        str(run.path),
-                        "Name another folder with --out.",
-                    )
-        budgets = sorted({*before.search.budgets, *config.search.budgets}, reverse=True)
-        done = run.budgets("search")
-        if done and budgets[: len(done)] != done:
-            what = f"holds budgets down to {done[-1]:g}; only lower ones can be added"
-            raise SlsError(what, str(run.path), "Name another folder with --out.")
-        search = config.search.model_copy(update={"budgets": tuple(budgets)})
-        config = config.model_copy(update={"search": search})
-    write_text(path, to_toml(config))
-    return config

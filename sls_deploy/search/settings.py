@@ -1,0 +1,58 @@
+"""The settings of a search: made whole, and held against those of its run folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sls_deploy.config import Config, to_toml
+from sls_deploy.errors import SlsError
+from sls_deploy.models.registry import Description
+from sls_deploy.run import CONFIG, Run, write_text
+
+
+def resolve(config: Config, description: Description) -> Config:
+    """Settings with what was recognised filled in and paths that hold from any folder."""
+    sections: dict[str, dict[str, Any]] = {
+        "model": {"name": description.name, "scale": description.scale},
+        "data": {},
+        "validate_": {},
+    }
+    for section, name in (("model", "weights"), ("data", "photos"), ("validate_", "pictures")):
+        path = getattr(getattr(config, section), name)
+        sections[section][name] = path.resolve() if path else None
+    return config.model_copy(
+        update={
+            name: getattr(config, name).model_copy(update=values)
+            for name, values in sections.items()
+        }
+    )
+
+
+def claim(run: Run, config: Config) -> Config:
+    """Write the settings into the run, with the budgets that it holds already; return them.
+
+    Raises:
+        SlsError: the run holds a search with other settings.
+    """
+    path = run.path / CONFIG
+    if path.exists():
+        before = run.config
+        for section in ("model", "data", "search"):
+            old = getattr(before, section).model_dump(exclude={"budgets"})
+            new = getattr(config, section).model_dump(exclude={"budgets"})
+            for key in old:
+                if old[key] != new[key]:
+                    raise SlsError(
+                        f"holds a search with {section}.{key} = {old[key]}, not {new[key]}",
+                        str(run.path),
+                        "Name another folder with --out.",
+                    )
+        budgets = sorted({*before.search.budgets, *config.search.budgets}, reverse=True)
+        done = run.budgets("search")
+        if done and budgets[: len(done)] != done:
+            what = f"holds budgets down to {done[-1]:g}; only lower ones can be added"
+            raise SlsError(what, str(run.path), "Name another folder with --out.")
+        search = config.search.model_copy(update={"budgets": tuple(budgets)})
+        config = config.model_copy(update={"search": search})
+    write_text(path, to_toml(config))
+    return config

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sls_deploy.config import Config, to_toml
+from sls_deploy.errors import SlsError
+from sls_deploy.run import (
+    Run,
+    atomic,
+    budget_name,
+    disk_errors,
+    hash_file,
+    hash_json,
+    write_json,
+    write_text,
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    run = Run.create(tmp_path / "run")
+    write_text(run.path / "config.toml", to_toml(Config()))
+    return run
+
+
+@pytest.fixture
+def copy(run: Run) -> Callable[[str], bool]:
+    """Does a stage that writes its input into out/a.txt; returns whether it was skipped."""
+
+    def stage(text: str) -> bool:
+        return run.stage(
+            "copy", {"text": text}, lambda: [write_text(run.path / "out" / "a.txt", text)]
+        )[1]
+
+    return stage
+
+
+def test_file_is_replaced_whole_and_readable_by_all(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "new" / "a.txt", "ü")
+    assert write_text(path, "second") == path
+    assert path.read_text("utf-8") == "second"
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.txt"]
+
+
+def write_half(path: Path, error: BaseException) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text("half")
+        raise error
+
+
+@pytest.mark.parametrize("error", [ValueError(), KeyboardInterrupt()])
+def test_failure_leaves_the_old_file_and_no_temporary(tmp_path: Path, error: BaseException) -> None:
+    path = write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(type(error)):
+        write_half(path, error)
+    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_full_disk_is_one_clear_error(tmp_path: Path) -> None:
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(SlsError, match=r"a\.txt: cannot be written \(No space left on device\)"):
+        write_half(tmp_path / "a.txt", error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_disk_errors_let_other_errors_pass(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="other"), disk_errors(tmp_path):
+        raise ValueError("other")
+
+
+def test_unchanged_stage_is_skipped(copy: Callable[[str], bool], run: Run) -> None:
+    assert copy("one") is False
+    before = run.manifest["copy"]
+    assert copy("one") is True
+    assert run.manifest["copy"] == before
+    assert before.outputs == {"out/a.txt": hash_file(run.path / "out" / "a.txt")}
+
+
+def test_stage_is_done_again_when_an_input_changed(copy: Callable[[str], bool], run: Run) -> None:
+    copy("one")
+    assert copy("two") is False
+    assert (run.path / "out" / "a.txt").read_text() == "two"
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_text("spoilt")])
+def test_stage_is_done_again_when_an_output_is_not_what_it_was(
+    copy: Callable[[str], bool], run: Run, spoil: Callable[[Path], object]
+) -> None:
+    copy("one")
+    spoil(run.path / "out" / "a.txt")
+    assert copy("one") is False
+    assert (run.path / "out" / "a.txt").read_text() == "one"
+
+
+def test_interrupted_stage_is_not_recorded(copy: Callable[[str], bool], run: Run) -> None:
+    def work() -> list[Path]:
+        write_text(run.path / "half.txt", "half")
+        raise KeyboardInterrupt
+
+    copy("one")
+    with pytest.raises(KeyboardInterrupt):
+        run.stage("other", {}, work)
+    assert list(run.manifest) == ["copy"]
+
+
+def test_record_says_how_it_was_made(copy: Callable[[str], bool], run: Run) -> None:
+    copy("one")
+    record = run.manifest["copy"]
+    assert record.inputs == hash_json({"text": "one"})
+    assert record.versions["torch"]
+    assert record.peak_mib > 0
+    assert 0 <= record.seconds < 60
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "3", '{"stages": []}', '{"stages": {"a": 1}}', '{"stages": {"a": {}}}', "\xff"],
+)
+def test_damaged_manifest_is_refused(run: Run, text: str) -> None:
+    (run.path / "manifest.json").write_text(text, "latin-1")
+    with pytest.raises(SlsError, match=r"manifest\.json: is not a manifest.*Remove the file"):
+        _ = run.manifest
+
+
+def test_hash_of_json_does_not_depend_on_order() -> None:
+    assert hash_json({"a": 1, "b": 2}) == hash_json({"b": 2, "a": 1}) != hash_json({"a": 1})
+
+
+def test_hash_of_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SlsError, match=r"nothing: cannot be read \(No such file"):
+        hash_file(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("budget", "name"), [(0.5, "b0.50"), (0.25, "b0.25"), (0.125, "b0.125"), (0.3, "b0.30")]
+)
+def test_folder_of_a_budget(run: Run, budget: float, name: str) -> None:
+    assert budget_name(budget) == name
+    assert run.folder("search", budget) == run.path / "search" / name
+
+
+@given(st.floats(0, 1, exclude_min=True, exclude_max=True))
+def test_name_of_a_budget_gives_it_back(budget: float) -> None:
+    assert float(budget_name(budget).removeprefix("b")) == budget
+
+
+def test_budgets_are_those_a_stage_finished(run: Run) -> None:
+    for key in ("search/b0.25", "search/b0.50", "export/b0.125", "validate/b0.30/Set5-0"):
+        run.stage(key, {}, list)
+    assert run.budgets("search") == [0.5, 0.25]
+    assert run.budgets("export") == [0.125]
+    assert run.require("search", 0.25) == run.path / "search" / "b0.25"
+
+
+def test_missing_budget_names_those_that_are_there(run: Run) -> None:
+    with pytest.raises(SlsError, match=r"0\.5 was not searched \(done: none\)"):
+        run.require("search", 0.5)
+    run.stage("export/b0.50", {}, list)
+    run.stage("export/b0.25", {}, list)
+    what = r"0\.4 was not exported \(done: 0\.5, 0\.25\).*`sls-deploy export --budget 0\.4`"
+    with pytest.raises(SlsError, match=what):
+        run.require("export", 0.4)
+
+
+def test_newest_run_is_the_one_whose_settings_were_written_last(tmp_path: Path) -> None:
+    for age, name in enumerate(("new", "middle", "old")):
+        run = Run.create(tmp_path / name)
+        path = write_text(run.path / "config.toml", to_toml(Config()))
+        os.utime(path, (time.time() - age, time.time() - age))
+    (tmp_path / "no run").mkdir()
+    assert Run.newest(tmp_path).path == tmp_path / "new"
+
+
+def test_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SlsError, match="no run there yet"):
+        Run.newest(tmp_path / "runs")
+    with pytest.raises(SlsError, match="no run there"):
+        Run.open(tmp_path)
+
+
+def test_run_takes_an_empty_folder_or_one_of_its_own(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "empty").mkdir()
+    assert Run.create(tmp_path / "empty").path.is_dir()
+    assert Run.create(run.path) == run
+
+
+def test_run_refuses_a_file_and_a_foreign_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SlsError, match="file: is a file"):
+        Run.create(tmp_path / "file")
+    with pytest.raises(SlsError, match="is a folder with other files in it"):
+        Run.create(tmp_path)
+
+
+def test_run_is_locked_against_other_processes_until_it_is_let_go(run: Run) -> None:
+    code = (
+        "import pathlib, sys; from sls_deploy.run import Run\n"
+        "with Run(pathlib.Path(sys.argv[1])).locked(): pass"
+    )
+    command = [sys.executable, "-c", code, str(run.path)]
+    with run.locked():
+        inside = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert inside.stderr.rstrip().endswith("Wait for it, or use another folder.")
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_json_file_can_be_read_back(tmp_path: Path) -> None:
+    value = {"a": [1, 2.5, None], "b": "ü"}
+    assert json.loads(write_json(tmp_path / "a.json", value).read_text("utf-8")) == value
