@@ -111,11 +111,13 @@ def chosen_budgets(run: Run, text: str | None, stage: str) -> list[float]:
     """The budgets of a flag, or all that `stage` finished in the run.
 
     Raises:
-        SlsError: there are none.
+        SlsError: there are none, or `stage` was not done for one of them.
     """
     budgets = budgets_of(text) or run.budgets(stage)
     if not budgets:
         raise SlsError(
             f"nothing was {stage}ed yet", str(run.path), f"`sls-deploy {stage}` does it."
         )
+    for budget in budgets:
+        run.require(stage, budget)
     return budgets

@@ -63,7 +63,7 @@ class SearchConfig(Section):
     minutes: float | None = Field(
         None, gt=0, description="Minutes for each budget; replaces steps by what fits."
     )
-    batch: int = Field(16, ge=1, description="Crops in a step.")
+    batch: int = Field(8, ge=1, description="Crops in a step.")
     patch: int = Field(48, ge=8, description="Side of a crop before up-scaling, in pixels.")
     learning_rate: float = Field(1e-3, gt=0, description="Peak rate of Adam for the weights.")
     search_share: float = Field(

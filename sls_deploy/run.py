@@ -189,9 +189,12 @@ class Run:
         return record, False
 
     def _intact(self, record: StageRecord) -> bool:
+        root = self.path.resolve()
         return all(
-            (self.path / name).is_file() and hash_file(self.path / name) == digest
-            for name, digest in record.outputs.items()
+            path.is_relative_to(root) and path.is_file() and hash_file(path) == digest
+            for path, digest in (
+                ((root / name).resolve(), digest) for name, digest in record.outputs.items()
+            )
         )
 
 

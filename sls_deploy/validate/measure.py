@@ -10,8 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from sls_deploy.data.truth import Pair
+from sls_deploy.errors import SlsError
 from sls_deploy.runtime.runner import Pictures, Runner
 from sls_deploy.validate.metrics import psnr, psnr_y, ssim_y, to_uint8
+
+_HIGHEST = 100.0
+"""PSNR in dB at which a picture counts as exact, so that one exact picture leaves a mean."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class PictureFigures:
     name: str
     """Path of the picture below its folder."""
     psnr_y: float
-    """PSNR of luma to the truth, dB, on 8-bit pictures, `scale` pixels shaved."""
+    """PSNR of luma to the truth, dB, on 8-bit pictures, `scale` pixels shaved; at most 100."""
     ssim_y: float
     """SSIM of luma to the truth."""
     parity_db: float | None
@@ -81,7 +85,10 @@ def measure(
         degraded = (pair.lr.transpose(2, 0, 1)[None] / 255).astype(np.float32)
         outputs = [_timed(runner, degraded) for runner in runners]
         expected = outputs[runners.index(reference)][0]
-        yield [_figures(pair, output, seconds, expected, scale) for output, seconds in outputs]
+        yield [
+            _figures(pair, runner, output, seconds, expected, scale)
+            for runner, (output, seconds) in zip(runners, outputs, strict=True)
+        ]
 
 
 def _timed(runner: Runner, degraded: Pictures) -> tuple[Pictures, float]:
@@ -91,13 +98,16 @@ def _timed(runner: Runner, degraded: Pictures) -> tuple[Pictures, float]:
 
 
 def _figures(
-    pair: Pair, output: Pictures, seconds: float, expected: Pictures, scale: int
+    pair: Pair, runner: Runner, output: Pictures, seconds: float, expected: Pictures, scale: int
 ) -> PictureFigures:
-    picture = to_uint8(output[0].transpose(1, 2, 0))
+    try:
+        picture = to_uint8(output[0].transpose(1, 2, 0))
+    except SlsError as error:
+        raise SlsError(error.what, f"{runner.name} on {pair.name}", error.fix) from None
     parity = psnr(output, expected, peak=1)
     return PictureFigures(
         name=pair.name,
-        psnr_y=psnr_y(picture, pair.hr, scale),
+        psnr_y=min(psnr_y(picture, pair.hr, scale), _HIGHEST),
         ssim_y=ssim_y(picture, pair.hr, scale),
         parity_db=parity if math.isfinite(parity) else None,
         max_error=float(np.abs(output - expected).max()),

@@ -24,7 +24,7 @@ main()
 def test_interrupted_search_says_so_and_goes_on(
     program: Program, dense: Path, photos: Path, tmp_path: Path
 ) -> None:
-    flags = ["--steps", "300", "--batch", "1", "--patch", "8"]
+    flags = ["--steps", "100", "--batch", "1", "--patch", "8"]
     arguments = ["search", "--weights", str(dense), "--data", str(photos), *flags]
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *arguments],
@@ -46,7 +46,7 @@ def test_interrupted_search_says_so_and_goes_on(
     assert not list(tmp_path.rglob(".*.safetensors.*"))
 
     again = program(*arguments, cwd=tmp_path)
-    first = re.match(r"search b0\.50 (\d+)/300", again.err)
+    first = re.match(r"search b0\.50 (\d+)/100", again.err)
     assert again.code == 0
     assert first is not None
     assert int(first[1]) > 1

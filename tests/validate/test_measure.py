@@ -102,3 +102,17 @@ def test_stage_takes_means_and_the_worst_parity() -> None:
 def test_stage_that_is_equal_everywhere_has_no_parity() -> None:
     rows = [PictureFigures(name, 30.0, 0.8, None, 0.0, 0.1) for name in "ab"]
     assert StageFigures.of("ONNX", rows).parity_db is None
+
+
+def test_exact_picture_counts_as_100_db(folder: Path) -> None:
+    (pair,) = TruthFolder(folder, 2)
+    exact = (pair.hr.transpose(2, 0, 1)[None] / 255).astype(np.float32)
+    runner = Stub("exact", lambda _: exact)
+    ((figures,),) = measure([pair], [runner], runner, 2)
+    assert figures.psnr_y == 100
+
+
+def test_overflow_names_the_stage_and_the_picture(folder: Path) -> None:
+    runner = Stub("ONNX fp16", lambda batch: bicubic(batch) * np.float32(np.nan))
+    with pytest.raises(SlsError, match=r"ONNX fp16 on eye.png: .*not finite"):
+        list(measure(TruthFolder(folder, 2), [runner], runner, 2))
