@@ -36,17 +36,18 @@ def least_cost(costs: Tensor) -> float:
     return float(costs[:, 0].sum())
 
 
-def land(products: Tensor, costs: Tensor, budget: float) -> Tensor:
+def land(products: Tensor, costs: Tensor, budget: float, stride: int = 1) -> Tensor:
     """Choose how many units each layer keeps so that the cost ends just below the budget.
 
     When many layers cross the threshold in one step, the cost jumps past the budget. So the
-    crossings are put in order: starting from nothing but the first units, the unit whose
-    product of scores is highest comes back first, as long as it fits.
+    crossings are put in order: starting from nothing but the first units, the units whose
+    products of scores are highest come back first, as long as they fit.
 
     Args:
         products: cumulative products of the scores, shape [layers, units - 1].
         costs: from `unit_costs`, shape [layers, units].
         budget: most that may be kept, as a share of dense.
+        stride: units that come back together, ordered by the mean of their products.
 
     Returns:
         int64 of shape [layers]: units kept, a prefix of each layer's ranking.
@@ -54,19 +55,19 @@ def land(products: Tensor, costs: Tensor, budget: float) -> Tensor:
     counts = torch.ones(len(costs), dtype=torch.int64)
     left = budget + ROUNDING - least_cost(costs)
     # Products may rise again along a layer; a prefix can only be as good as its worst unit.
-    values = products.detach().double().cummin(dim=1).values.tolist()
-    prices = costs.tolist()
-    heap = [(-row[0], layer) for layer, row in enumerate(values)]
+    falling = products.detach().double().cummin(dim=1).values
+    values = falling.view(len(costs), -1, stride).mean(2).tolist()
+    prices = costs[:, 1:].reshape(len(costs), -1, stride).sum(2).tolist()
+    heap = [(-row[0], layer, 0) for layer, row in enumerate(values)]
     heapq.heapify(heap)
     while heap:
-        _, layer = heapq.heappop(heap)
-        unit = int(counts[layer])
-        if prices[layer][unit] > left:
+        _, layer, place = heapq.heappop(heap)
+        if prices[layer][place] > left:
             continue
-        left -= prices[layer][unit]
-        counts[layer] += 1
-        if unit < len(values[layer]):
-            heapq.heappush(heap, (-values[layer][unit], layer))
+        left -= prices[layer][place]
+        counts[layer] += stride
+        if place + 1 < len(values[layer]):
+            heapq.heappush(heap, (-values[layer][place + 1], layer, place + 1))
     return counts
 
 

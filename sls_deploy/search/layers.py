@@ -105,6 +105,6 @@ def _reason(module: nn.Module, pattern: Pattern, *, first: bool, last: bool) -> 
         return f"the {'first' if first else 'last'} convolution stays dense"
     if module.weight.shape[1] < QUAD:
         return f"{module.weight.shape[1]} input channels are too few"
-    if pattern.step == QUAD // 2 and module.groups > 1:
+    if pattern.binary and module.groups > 1:
         return "TensorRT has no sparse kernels for group convolutions"
     return ""

@@ -122,7 +122,9 @@ class SlsSearch:
             network.clamp_scores()
             reached = float(network.cost(network.table().detach())) <= self.budget + ROUNDING
             if reached or self.step >= self.plan.window:
-                network.freeze(land(network.products, network.costs, self.budget))
+                network.freeze(
+                    land(network.products, network.costs, self.budget, network.pattern.stride)
+                )
         return {"loss": loss, "cost": cost}
 
     def backward(self, step: int) -> tuple[float, float]:
@@ -189,7 +191,7 @@ def score_rate(network: SparseNetwork, budget: float, plan: Plan) -> float:
     the uniform ratio of the budget in half of the window, so that they have as much again to
     differ; the authors' 1e-4 would need thousands of steps.
     """
-    kept = max(1.0, budget * network.pattern.units)
+    kept = max(1.0, budget * network.pattern.group - network.pattern.first + 1)
     distance = float(network.scores.detach().mean()) - math.pow(0.5, 1 / kept)
     return max(distance, 0.02) / max(1, plan.window // 2)
 

@@ -219,8 +219,13 @@ class _Stage:
             {
                 **asdict(layer),
                 "prunable": layer.prunable,
-                "kept": kept.get(layer.name, pattern.units) * pattern.step,
-                "of": pattern.group,
+                **dict(
+                    zip(
+                        ("kept", "of"),
+                        pattern.ratio(kept.get(layer.name, pattern.units)),
+                        strict=True,
+                    )
+                ),
                 "nonzero": round(float((state[f"{layer.name}.weight"] != 0).double().mean()), 6),
             }
             for layer in self.layers

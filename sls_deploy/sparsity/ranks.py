@@ -10,7 +10,7 @@ from sls_deploy.sparsity.pattern import Pattern
 
 
 def rank_units(weight: Tensor, pattern: Pattern) -> Tensor:
-    """Pruning unit of every weight: its rank in its group, by magnitude, over `pattern.step`.
+    """Pruning unit of every weight, from its rank by magnitude in its group.
 
     In groups of more than four the two largest of every aligned quad come first, ordered by
     magnitude, then the rest: so every N <= M/2 satisfies 2:4. Of equal magnitudes the lower
@@ -33,7 +33,7 @@ def rank_units(weight: Tensor, pattern: Pattern) -> Tensor:
         quads = groups.view(*groups.shape[:-1], -1, QUAD)
         lesser = _ranks(quads) >= QUAD // 2
         groups = (quads + lesser * torch.iinfo(keys.dtype).min).flatten(-2)
-    units = _ranks(groups).div_(pattern.step, rounding_mode="floor")
+    units = pattern.unit_of(_ranks(groups))
     return units.flatten(-2)[..., :channels].movedim(-1, 1).contiguous()
 
 

@@ -15,8 +15,8 @@ def layers(macs: list[float], channels: int = 64) -> list[Layer]:
 
 
 @st.composite
-def searches(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Products, costs and a budget that can be reached."""
+def searches(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, float, int]:
+    """Products, costs, a budget that can be reached, and the pattern's stride."""
     pattern = Pattern.parse(draw(st.sampled_from(["2:4", "n:4", "n:16", "n:32"])))
     macs = draw(st.lists(st.floats(1, 100), min_size=1, max_size=12))
     costs = unit_costs(layers(macs), pattern)
@@ -24,7 +24,7 @@ def searches(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, float]:
     scores = torch.tensor([draw(row) for _ in macs])
     least = least_cost(costs)
     budget = least + draw(st.floats(0, 1)) * (1 - least)
-    return scores.cumprod(1), costs, budget
+    return scores.cumprod(1), costs, budget, pattern.stride
 
 
 def reached(counts: torch.Tensor, costs: torch.Tensor) -> float:
@@ -35,15 +35,16 @@ def reached(counts: torch.Tensor, costs: torch.Tensor) -> float:
 @settings(deadline=None)
 @given(searches())
 def test_cost_is_never_above_the_budget_and_no_unit_more_would_fit(
-    search: tuple[torch.Tensor, torch.Tensor, float],
+    search: tuple[torch.Tensor, torch.Tensor, float, int],
 ) -> None:
-    products, costs, budget = search
-    counts = land(products, costs, budget)
+    products, costs, budget, stride = search
+    counts = land(products, costs, budget, stride)
+    assert ((counts - 1) % stride == 0).all()
     cost = reached(counts, costs)
     assert cost <= budget + 2 * ROUNDING
     for layer, count in enumerate(counts.tolist()):
         if count < costs.shape[1]:
-            assert cost + costs[layer, count] > budget
+            assert cost + costs[layer, count : count + stride].sum() > budget
 
 
 @settings(deadline=None)
@@ -59,14 +60,15 @@ def test_real_networks_land_within_a_hundredth(budget: float, seed: int) -> None
 
 
 def test_units_come_back_by_their_products() -> None:
-    costs = unit_costs(layers([1.0, 1.0, 1.0]), Pattern.parse("2:4"))
-    products = torch.tensor([[0.49], [0.20], [0.48]])
-    assert land(products, costs, 0.7).tolist() == [2, 1, 1]
-    assert land(products, costs, 0.9).tolist() == [2, 1, 2]
+    pattern = Pattern.parse("2:4")
+    costs = unit_costs(layers([1.0, 1.0, 1.0]), pattern)
+    products = torch.tensor([[0.49], [0.20], [0.48]]).repeat(1, 8)
+    assert land(products, costs, 0.7, pattern.stride).tolist() == [9, 1, 1]
+    assert land(products, costs, 0.9, pattern.stride).tolist() == [9, 1, 9]
 
 
 def test_all_layers_2_4_is_exactly_a_half() -> None:
     costs = unit_costs(layers([3.0, 1.0, 7.0], channels=50), Pattern.parse("2:4"))
-    counts = land(torch.full((3, 1), 0.9), costs, 0.5)
+    counts = land(torch.full((3, 8), 0.9), costs, 0.5, stride=8)
     assert counts.tolist() == [1, 1, 1]
     assert abs(reached(counts, costs) - 0.5) < ROUNDING

@@ -88,18 +88,19 @@ def test_first_unit_is_kept_whatever_the_scores() -> None:
     assert keep_table(torch.zeros(3, 7)).tolist() == [[1] + [0] * 7] * 3
 
 
-def test_2_4_is_the_oracle_with_units_of_two_ranks() -> None:
-    weight, _ = layer(12, torch.float64, 5)
-    one, two, three, four = pruning_units(weight, 4, quads_first=False)
-    for score in (0.4, 0.6):
-        scores = torch.tensor([score], dtype=torch.float64)
-        used = ours(weight, scores, Pattern.parse("2:4"))
-        assert torch.equal(used, sparse_weight(weight, scores, [one + two, three + four]))
+@pytest.mark.parametrize("score", [0.4, 0.9, 1.0])
+def test_2_4_is_the_oracle_whose_first_mask_is_half_of_the_group(score: float) -> None:
+    weight, _ = layer(40, torch.float64, 5)
+    masks = pruning_units(weight, 16, quads_first=True)
+    stacked = [torch.stack(masks[:8]).sum(0), *masks[8:]]
+    scores = torch.full((8,), score, dtype=torch.float64)
+    used = ours(weight, scores, Pattern.parse("2:4"))
+    assert torch.equal(used, sparse_weight(weight, scores, stacked))
 
 
 def test_pruned_weight_gets_no_gradient() -> None:
     weight, _ = layer(8, torch.float32, 0)
-    used = ours(weight, torch.tensor([0.0]), Pattern.parse("2:4"))
+    used = ours(weight, torch.zeros(8), Pattern.parse("2:4"))
     used.sum().backward()
     assert weight.grad is not None
     assert torch.equal(weight.grad != 0, used != 0)

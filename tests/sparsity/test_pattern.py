@@ -12,9 +12,15 @@ from sls_deploy.sparsity.ranks import rank_units
 PATTERNS = ("2:4", "n:4", "n:8", "n:16", "n:32")
 
 
-def test_units_of_2_4_are_pairs_of_ranks() -> None:
-    assert Pattern.parse("2:4") == Pattern(group=4, step=2)
-    assert Pattern.parse("2:4").units == 2
+def test_2_4_always_keeps_half_of_its_group_and_ends_there_or_dense() -> None:
+    pattern = Pattern.parse("2:4")
+    assert (pattern.group, pattern.first, pattern.units, pattern.stride) == (16, 8, 9, 8)
+    assert [pattern.ratio(count) for count in (1, 9)] == [(2, 4), (4, 4)]
+
+
+def test_n_m_keeps_any_number_of_ranks() -> None:
+    pattern = Pattern.parse("n:8")
+    assert (pattern.units, pattern.stride, pattern.ratio(3)) == (8, 1, (3, 8))
 
 
 @pytest.mark.parametrize("text", ["1:4", "n:3", "n:64", "", "4:2", "n:M"])
@@ -28,7 +34,8 @@ def test_shares_sum_to_one_and_half_of_the_units_cost_a_half(channels: int, text
     pattern = Pattern.parse(text)
     shares = pattern.unit_shares(channels)
     assert shares.sum().item() == pytest.approx(1)
-    assert shares[: pattern.units // 2].sum().item() == pytest.approx(0.5)
+    half = pattern.group // 2 - pattern.first + 1
+    assert shares[:half].sum().item() == pytest.approx(0.5)
 
 
 @given(quads=st.integers(1, 60), text=st.sampled_from(PATTERNS), seed=st.integers(0, 99))

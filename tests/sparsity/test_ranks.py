@@ -48,7 +48,8 @@ def test_up_to_half_of_the_units_is_legal_2_4(
 ) -> None:
     pattern = Pattern.parse(text)
     weight = weights(channels, seed)
-    kept = weight * (rank_units(weight, pattern) < int(share * pattern.units))
+    count = max(0, int(share * pattern.group) - pattern.first + 1)
+    kept = weight * (rank_units(weight, pattern) < count)
     assert is_2_4(kept.numpy())
 
 
