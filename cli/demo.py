@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from sls_deploy.cli.run import run
+from sls_deploy.cli.run import run_all
 
 STEPS = 300
+PATCH = 32
 
 
 def demo(
@@ -26,6 +27,7 @@ def demo(
     photographs than those searched on.
     """
     from sls_deploy.cli.output import print_line
+    from sls_deploy.config import Config, merge_config
     from sls_deploy.data.samples import TRAIN, VALIDATION, export_samples
     from sls_deploy.models.bundled import DEMO_WEIGHTS
 
@@ -33,16 +35,13 @@ def demo(
     export_samples(photos / "search", TRAIN)
     export_samples(photos / "validate", VALIDATION)
     print_line(
-        f"sls-deploy run --weights {DEMO_WEIGHTS.name} --data {photos / 'search'} "
-        f"--pictures {photos / 'validate'} --budget 0.5 --steps {steps} --out {out}"
+        f"sls-deploy run --weights {DEMO_WEIGHTS} --data {photos / 'search'} "
+        f"--pictures {photos / 'validate'} --budget 0.5 --steps {steps} --patch {PATCH} --out {out}"
     )
-    run(
-        weights=DEMO_WEIGHTS,
-        data=photos / "search",
-        pictures=photos / "validate",
-        budget="0.5",
-        steps=steps,
-        batch=8,
-        patch=32,
-        out=out,
-    )
+    flags = {
+        "model": {"weights": DEMO_WEIGHTS},
+        "data": {"photos": photos / "search"},
+        "search": {"budgets": [0.5], "steps": steps, "patch": PATCH},
+        "validate": {"pictures": photos / "validate"},
+    }
+    run_all(merge_config(Config(), flags), out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -44,7 +45,10 @@ def _options(
 
 
 def main() -> None:
-    """Run the program: exit 0 done, 1 a gate failed, 2 bad usage or input, 130 interrupted."""
+    """Run the program.
+
+    Exit codes: 0 done, 1 a gate failed, 2 bad usage or input, 70 a bug, 130 interrupted.
+    """
     try:
         arguments = sys.argv[1:] or ["--help"]
         code = app(arguments, prog_name="sls-deploy", standalone_mode=False)
@@ -62,6 +66,12 @@ def main() -> None:
     except OSError as error:  # such as a full disk under standard output
         code, text = 2, f"{error.filename or 'standard output'}: {error.strerror or error}"
         sys.stdout = None  # what it could not take would fail once more at exit
+    except Exception as error:  # the last resort: a bug, or a machine that gave out
+        if os.environ.get("SLS_DEPLOY_DEBUG"):
+            raise
+        what = " ".join(str(error).split()) or type(error).__name__
+        fix = "SLS_DEPLOY_DEBUG=1 shows where; please report it."
+        code, text = 70, f"unexpected: {what}. {fix}"
     from sls_deploy.cli.output import print_error
 
     print_error(text)

@@ -23,8 +23,8 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def print_json(result: Any) -> None:
-    """Print dataclasses as JSON; paths become text, numbers without a value null."""
-    OUT.out(json.dumps(_plain(result), indent=1), highlight=False)
+    """Print dataclasses as JSON; paths become text."""
+    OUT.out(json.dumps(_plain(result), indent=1, allow_nan=False), highlight=False)
 
 
 def print_line(text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from sls_deploy.cli.build import build_flags, print_build
 from sls_deploy.cli.export import print_export
 from sls_deploy.cli.search import default_folder, print_search, search_flags
 from sls_deploy.cli.validate import check_gates, print_validation
+
+if TYPE_CHECKING:
+    from sls_deploy.config import Config
 
 
 def run(
@@ -48,14 +51,6 @@ def run(
     Search, export, build and validate every budget. Stages whose inputs are unchanged are
     skipped; an interrupted run goes on with the same command.
     """
-    from sls_deploy.cli.output import print_json, progress
-    from sls_deploy.engine.stage import build_engines
-    from sls_deploy.errors import SlsError
-    from sls_deploy.export.stage import export_onnx
-    from sls_deploy.run import Run
-    from sls_deploy.search.stage import search_budgets
-    from sls_deploy.validate.stage import validate_budget
-
     given = {**locals(), "precision": None}
     flags = {
         **search_flags(given),
@@ -63,9 +58,19 @@ def run(
         "validate": {"pictures": pictures, "max_loss_db": max_loss_db},
     }
     settings = o.load_settings(config, flags)
-    if settings.validate_.pictures is None:
-        raise SlsError("no pictures were named", "--pictures", "Give a folder of ground truth.")
-    folder = out or default_folder(settings.model.weights)
+    run_all(settings, out or default_folder(settings.model.weights), json=json)
+
+
+def run_all(settings: Config, folder: Path, *, json: bool = False) -> None:
+    """Do the four stages for every budget of the settings, and print what they did."""
+    from sls_deploy.cli.output import print_json, progress
+    from sls_deploy.engine.stage import build_engines
+    from sls_deploy.export.stage import export_onnx
+    from sls_deploy.run import Run
+    from sls_deploy.search.stage import search_budgets
+    from sls_deploy.validate.stage import validate_budget
+
+    _check_ready(settings)
     with progress(quiet=json) as report:
         searched = search_budgets(settings, folder, report)
         stages = Run.open(folder)
@@ -90,3 +95,22 @@ def run(
         for validation in validated:
             print_validation(validation)
     check_gates(validated)
+
+
+def _check_ready(settings: Config) -> None:
+    """Refuse what the later stages would refuse, before the search takes its time.
+
+    Raises:
+        SlsError: no pictures to validate on, or nothing to run or build the export with.
+    """
+    from sls_deploy.data.images import list_images
+    from sls_deploy.engine.backends import choose_backend
+    from sls_deploy.errors import SlsError
+    from sls_deploy.runtime.onnxruntime import load_onnxruntime
+
+    if settings.validate_.pictures is None:
+        raise SlsError("no pictures were named", "--pictures", "Give a folder of ground truth.")
+    list_images(settings.validate_.pictures)
+    load_onnxruntime()
+    for architecture in settings.build.architectures:
+        choose_backend(settings.build.backend, architecture)

@@ -79,9 +79,11 @@ def print_search(result: SearchResult) -> None:
     from sls_deploy.cli.output import print_line, print_table
 
     if result.skipped_photos:
-        print_line(f"{len(result.skipped_photos)} of {result.photos} pictures left out:")
+        print_line(f"{len(result.skipped_photos)} pictures left out, {result.photos} used:")
         for skipped in result.skipped_photos[:5]:
             print_line(f"  {skipped.path}: {skipped.reason}")
+    if result.photos == 1:
+        print_line("one photograph only: PSNR is measured on crops of what was learnt from")
     rows = [
         [
             f"{row.budget:g}",

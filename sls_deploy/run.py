@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,8 @@ class StageRecord:
     """Versions of the packages that did it."""
     machine: str
     """Operating system, processor and core count."""
+    reads: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of each file of the run that it was made from, by its path in the run folder."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Run:
         """
         if path.is_file():
             raise SlsError("is a file", str(path), "Name a folder for the run.")
-        if path.is_dir() and not (path / CONFIG).exists() and any(path.iterdir()):
+        if path.is_dir() and not (path / CONFIG).exists() and _visible(path):
             raise SlsError("is a folder with other files in it", str(path), "Name a new folder.")
         with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -126,17 +128,24 @@ class Run:
         """Folder of a finished stage and budget.
 
         Raises:
-            SlsError: that stage was not done for that budget; lists those that were.
+            SlsError: that stage was not done for that budget (lists those that were), or its files
+                are no longer those that it wrote, or were made from others than stand there now.
         """
+        fix = f"`sls-deploy {stage} --budget {budget:g}` does it."
+        before = "searched" if stage == "search" else "exported"
         if budget not in (known := self.budgets(stage)):
             done = ", ".join(f"{value:g}" for value in known) or "none"
-            before = "searched" if stage == "search" else "exported"
-            raise SlsError(
-                f"budget {budget:g} was not {before} (done: {done})",
-                str(self.path),
-                f"`sls-deploy {stage} --budget {budget:g}` does it.",
-            )
+            what = f"budget {budget:g} was not {before} (done: {done})"
+            raise SlsError(what, str(self.path), fix)
+        if not self.is_current(f"{stage}/{budget_name(budget)}"):
+            what = f"budget {budget:g} must be {before} again: its files have changed"
+            raise SlsError(what, str(self.path), fix)
         return self.folder(stage, budget)
+
+    def is_current(self, key: str) -> bool:
+        """Whether a stage is done, and what it read and wrote still stands as it was."""
+        record = self.manifest.get(key)
+        return record is not None and self._intact({**record.reads, **record.outputs})
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -158,21 +167,27 @@ class Run:
             lock.release()
 
     def stage(
-        self, key: str, inputs: Mapping[str, Any], work: Callable[[], Iterable[Path]]
+        self,
+        key: str,
+        inputs: Mapping[str, Any],
+        work: Callable[[], Iterable[Path]],
+        reads: Iterable[Path] = (),
     ) -> tuple[StageRecord, bool]:
         """Do a stage's work unless the manifest shows that it stands already.
 
         Args:
             key: name of the stage in the manifest, such as 'export/b0.50'.
-            inputs: everything that the result depends on, as JSON values and file hashes.
+            inputs: what the result depends on beside `reads`, as JSON values.
             work: writes the outputs (atomically) and returns their paths.
+            reads: files of this run that the result is made from.
 
         Returns:
             The stage's record, and whether the work was skipped.
         """
-        wanted = hash_json(inputs)
+        sources = {path.relative_to(self.path).as_posix(): hash_file(path) for path in reads}
+        wanted = hash_json({"inputs": inputs, "reads": sources})
         record = self.manifest.get(key)
-        if record and record.inputs == wanted and self._intact(record):
+        if record and record.inputs == wanted and self._intact(record.outputs):
             return record, True
         start = time.monotonic()
         outputs = [path.relative_to(self.path).as_posix() for path in work()]
@@ -183,19 +198,25 @@ class Run:
             peak_mib=peak_mib(),
             versions=versions(),
             machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            reads=sources,
         )
         stages = {name: asdict(old) for name, old in {**self.manifest, key: record}.items()}
         write_json(self.path / MANIFEST, {"version": 1, "stages": stages})
         return record, False
 
-    def _intact(self, record: StageRecord) -> bool:
+    def _intact(self, files: Mapping[str, str]) -> bool:
         root = self.path.resolve()
         return all(
             path.is_relative_to(root) and path.is_file() and hash_file(path) == digest
             for path, digest in (
-                ((root / name).resolve(), digest) for name, digest in record.outputs.items()
+                ((root / name).resolve(), digest) for name, digest in files.items()
             )
         )
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What a folder holds, but for our own locks and unfinished files."""
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
 def budget_name(budget: float) -> str:
@@ -244,7 +265,7 @@ def write_text(path: Path, text: str) -> Path:
 
 def write_json(path: Path, value: Any) -> Path:
     """Write JSON atomically and return its path."""
-    return write_text(path, json.dumps(value, indent=1) + "\n")
+    return write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def hash_file(path: Path) -> str:

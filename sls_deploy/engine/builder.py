@@ -32,6 +32,8 @@ def build_engine(backend: Backend, request: BuildRequest) -> BuildAnswer:
         return _failed(log, _parser_error(parser, log))
     config = builder.create_builder_config()
     config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
+    # On by default; it would round fp32 to 10 bits, which no fp32 parity gate can pass.
+    config.clear_flag(trt.BuilderFlag.TF32)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     backend.aim(trt, config, request.architecture)
     profile = builder.create_optimization_profile()

@@ -90,7 +90,7 @@ def gather_evidence(
         return Evidence("L2", statement, log, layers)
     if not eligible:
         return Evidence("none", f"no layer is eligible for sparse kernels; {_UNKNOWN}", log, layers)
-    level: Literal["L0", "L1"] = "L1" if told and all(told) else "L0"
+    level: Literal["L0", "L1"] = "L1" if sum(told) == len(eligible) else "L0"
     return Evidence(level, f"{found}; {_UNKNOWN}", log, layers)
 
 

@@ -90,7 +90,6 @@ def _jobs(run: Run, budget: float, options: BuildConfig) -> list[_Job]:
 
 def _stage(run: Run, job: _Job, options: BuildConfig) -> EngineResult:
     inputs = {
-        "onnx": hash_file(job.onnx),
         "backend": [job.backend.name, job.backend.version],
         "architecture": job.architecture,
         "precision": job.precision,
@@ -99,7 +98,7 @@ def _stage(run: Run, job: _Job, options: BuildConfig) -> EngineResult:
     }
     path = job.plan.with_suffix(".json")
     key = f"engines/{budget_name(job.budget)}/{job.plan.stem}"
-    _, skipped = run.stage(key, inputs, lambda: _build(job, options, path))
+    _, skipped = run.stage(key, inputs, lambda: _build(job, options, path), [job.onnx])
     return EngineResult(job.plan, path, read_manifest(path), skipped)
 
 

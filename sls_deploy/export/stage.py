@@ -90,13 +90,14 @@ def export_onnx(
     with run.locked():
         hashes = {"weights": hash_file(weights), "ratios": hash_file(ratios)}
         wanted = [precision for precision in _PRECISIONS if precision in options.precisions]
-        inputs = {"version": __version__, "precisions": wanted, **hashes}
+        inputs = {"version": __version__, "precisions": wanted}
 
         def work() -> Iterable[Path]:
             task = _Task(folder, wanted, report, f"export {budget_name(budget)}")
             return task.run(load_model(weights), read_ratios(ratios), hashes)
 
-        _, skipped = run.stage(f"export/{budget_name(budget)}", inputs, work)
+        key = f"export/{budget_name(budget)}"
+        _, skipped = run.stage(key, inputs, work, reads=(weights, ratios))
     return _result(folder, budget, skipped=skipped)
 
 

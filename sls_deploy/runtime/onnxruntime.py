@@ -58,11 +58,7 @@ def open_session(model: Path | bytes, threads: int = 0) -> Any:
     Raises:
         SlsError: ONNX Runtime is not installed, or the file is no graph of that form.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        fix = "Install it with `pip install 'sls-deploy[cpu]'`."
-        raise SlsError("is not installed", "ONNX Runtime", fix) from None
+    onnxruntime = load_onnxruntime()
     where = str(model) if isinstance(model, Path) else "the graph"
     if isinstance(model, Path) and not model.is_file():
         raise SlsError("no such file", where, "`sls-deploy export` writes one.")
@@ -80,6 +76,20 @@ def open_session(model: Path | bytes, threads: int = 0) -> Any:
         what = "has no float32 NCHW input 'input' and output 'output'"
         raise SlsError(what, where, "Take a file that `sls-deploy export` wrote.")
     return session
+
+
+def load_onnxruntime() -> Any:
+    """The module of ONNX Runtime.
+
+    Raises:
+        SlsError: it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        fix = "Install it with `pip install 'sls-deploy[cpu]'`."
+        raise SlsError("is not installed", "ONNX Runtime", fix) from None
+    return onnxruntime
 
 
 def run_session(

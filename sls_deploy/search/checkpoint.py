@@ -15,6 +15,8 @@ from torch.optim import Optimizer
 from sls_deploy.run import atomic
 
 KEEP = 2
+IDENTITY = "identity"
+"""Fact that tells the checkpoints of one training from those of another."""
 _FACTS = "facts"
 
 
@@ -28,15 +30,15 @@ class Checkpoint:
     """JSON values: step, coefficients, history."""
 
 
-def save_checkpoint(folder: Path, serial: int, state: Checkpoint) -> Path:
+def save_checkpoint(folder: Path, step: int, state: Checkpoint) -> Path:
     """Write a checkpoint atomically and drop all but the newest two.
 
     Args:
-        folder: where checkpoints lie.
-        serial: grows with every checkpoint of the folder; the highest is the newest.
+        folder: where the checkpoints of one training lie.
+        step: grows with every checkpoint of the folder; the highest is the newest.
         state: what to keep.
     """
-    path = folder / f"{serial:09d}.safetensors"
+    path = folder / f"{step:09d}.safetensors"
     with atomic(path) as temporary:
         data = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
         temporary.write_bytes(save(data, metadata={_FACTS: json.dumps(state.facts)}))
@@ -45,8 +47,25 @@ def save_checkpoint(folder: Path, serial: int, state: Checkpoint) -> Path:
     return path
 
 
+def resume(folder: Path, identity: str) -> Checkpoint | None:
+    """Read the newest checkpoint of a training that is whole; None if there is none.
+
+    Where there is none, checkpoints of other trainings are removed: they would pass for newer.
+
+    Args:
+        folder: where the checkpoints of the training lie.
+        identity: hash of everything that the training depends on; its facts hold the same.
+    """
+    state = newest_checkpoint(folder)
+    if state and state.facts.get(IDENTITY) == identity:
+        return state
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    return None
+
+
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """Read the newest checkpoint that is whole; None if there is none."""
+    """Read the newest checkpoint that is whole, of whatever training; None if there is none."""
     for path in sorted(folder.glob("*.safetensors"), reverse=True):
         try:
             with safe_open(path, framework="pt") as file:

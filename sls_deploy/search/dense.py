@@ -14,12 +14,13 @@ from sls_deploy.models.architecture import Description
 from sls_deploy.models.model import RestorationModel, build_model, save_weights
 from sls_deploy.models.registry import REGISTRY
 from sls_deploy.progress import Progress, Report, silent
-from sls_deploy.run import hash_json
+from sls_deploy.run import hash_file, hash_json
 from sls_deploy.search.checkpoint import (
+    IDENTITY,
     Checkpoint,
     load_optimiser_state,
-    newest_checkpoint,
     optimiser_state,
+    resume,
     save_checkpoint,
 )
 from sls_deploy.search.photos import load_photos
@@ -57,6 +58,8 @@ def train_dense(
     """
     if out.suffix != ".safetensors":
         raise SlsError("is not a .safetensors file", str(out), "Name one with --out.")
+    if out.exists():
+        raise SlsError("is there already", str(out), "Name another file with --out.")
     torch.manual_seed(config.seed)
     model = _fresh_model(config).train()
     photos, measured = load_photos(data, model.description, config.patch)
@@ -64,10 +67,10 @@ def train_dense(
     crops = held_out(measured, data.held_out, config.patch)
     optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     folder = out.with_name(f"{out.stem}.checkpoint")
-    identity = hash_json([config.model_dump(mode="json"), data.model_dump(mode="json")])
+    files = {str(path): hash_file(path) for path in (*photos.paths, *measured.paths)}
+    identity = hash_json([config.model_dump(mode="json"), data.model_dump(mode="json"), files])
     step, psnr = 0, 0.0
-    state = newest_checkpoint(folder)
-    if state and state.facts["identity"] == identity:
+    if state := resume(folder, identity):
         model.load_state_dict(
             {key: value for key, value in state.tensors.items() if not key.startswith("optimiser.")}
         )
@@ -78,7 +81,7 @@ def train_dense(
         if step % epoch == 0:
             psnr = held_out_psnr(model, crops)
             tensors = {**model.state_dict(), **optimiser_state(optimiser)}
-            facts = {"identity": identity, "step": step}
+            facts = {IDENTITY: identity, "step": step}
             save_checkpoint(folder, step, Checkpoint(tensors, facts))
         optimiser.param_groups[0]["lr"] = config.learning_rate * rate(step, config.steps)
         degraded, truth = sampler.batch(step)

@@ -47,8 +47,8 @@ def claim(run: Run, config: Config) -> Config:
                         str(run.path),
                         "Name another folder with --out.",
                     )
-        budgets = sorted({*before.search.budgets, *config.search.budgets}, reverse=True)
         done = run.budgets("search")
+        budgets = sorted({*done, *config.search.budgets}, reverse=True)
         if done and budgets[: len(done)] != done:
             what = f"holds budgets down to {done[-1]:g}; only lower ones can be added"
             raise SlsError(what, str(run.path), "Name another folder with --out.")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sls_deploy.config import SearchConfig
 from sls_deploy.data.crops import CropSampler
+from sls_deploy.errors import SlsError
 from sls_deploy.progress import Progress, Report
 from sls_deploy.run import budget_name
 from sls_deploy.search.budget import ROUNDING, land
@@ -94,8 +95,8 @@ class SlsSearch:
         network.rerank()
         cost = float(network.cost(network.table().detach()))
         epoch = self.step // self.plan.epoch
-        if network.frozen is None and epoch and epoch % _ANNEALED_EVERY == 0:
-            if 1 / cost - self.saving < _LEAST_RISE:
+        if network.frozen is None and epoch % _ANNEALED_EVERY == 0:
+            if epoch and 1 / cost - self.saving < _LEAST_RISE:
                 self.coefficient *= _ANNEALING
             self.saving = 1 / cost
         self.history.append(
@@ -116,6 +117,9 @@ class SlsSearch:
             self.step, self.plan.steps
         )
         loss, cost = self.backward(self.step)
+        if not math.isfinite(loss):
+            fix = "Give a lower --learning-rate."
+            raise SlsError(f"the loss is {loss} at step {self.step}", "the search", fix)
         self.optimiser.step()
         self.step += 1
         if network.frozen is None:

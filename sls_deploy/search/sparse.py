@@ -60,7 +60,16 @@ class SparseNetwork(nn.Module):
         self._masks = []
 
     def freeze(self, counts: Tensor) -> None:
-        """Keep the first `counts` units of each layer from now on."""
+        """Keep the first `counts` units of each layer from now on.
+
+        Scores that keep other units are set to ones that keep these, so that the next budget
+        starts from what this one leaves.
+        """
+        self._frozen = None
+        wanted = self.prefix(counts)
+        keeping = 0.5 ** (1 / (counts - 0.5)).to(self.scores.dtype)[:, None]
+        differs = (keep_table(self.scores.detach()) != wanted).any(1, keepdim=True)
+        self.scores.data.copy_(torch.where(differs, keeping, self.scores.detach()))
         self._frozen = counts
         self.scores.requires_grad_(False)
 
@@ -77,7 +86,11 @@ class SparseNetwork(nn.Module):
         """Which units each layer keeps: 0 or 1, shape [layers, units]."""
         if self._frozen is None:
             return keep_table(self.scores)
-        return (torch.arange(self.pattern.units) < self._frozen[:, None]).to(self.scores.dtype)
+        return self.prefix(self._frozen)
+
+    def prefix(self, counts: Tensor) -> Tensor:
+        """The table that keeps the first `counts` units of each layer."""
+        return (torch.arange(self.pattern.units) < counts[:, None]).to(self.scores.dtype)
 
     def cost(self, table: Tensor) -> Tensor:
         """Cost of what `table` keeps, as a share of the prunable layers' dense cost."""

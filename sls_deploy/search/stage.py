@@ -17,7 +17,13 @@ from sls_deploy.models.model import RestorationModel, load_model, save_weights
 from sls_deploy.progress import Report, silent
 from sls_deploy.run import Run, budget_name, hash_file, hash_json, write_json
 from sls_deploy.search.budget import check_reachable, unit_costs
-from sls_deploy.search.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
+from sls_deploy.search.checkpoint import (
+    IDENTITY,
+    Checkpoint,
+    newest_checkpoint,
+    resume,
+    save_checkpoint,
+)
 from sls_deploy.search.layers import Layer, find_layers
 from sls_deploy.search.photos import load_photos
 from sls_deploy.search.schedule import Plan, steps_within
@@ -30,6 +36,10 @@ from sls_deploy.sparsity.ratios import read_ratios
 WEIGHTS = "weights.safetensors"
 RATIOS = "ratios.json"
 HISTORY = "history.json"
+METHODS = {"sls": SlsSearch}
+"""What searches one budget, by `search.method`."""
+_LONG = 10**6
+"""Steps of a plan that never freezes while it is timed."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,7 @@ class SearchResult:
     budgets: tuple[BudgetResult, ...]
     """Results, by descending budget."""
     photos: int
-    """Photographs that were learnt from or measured on."""
+    """Photographs that can be used; a single one is learnt from and measured on."""
     skipped_photos: tuple[Skipped, ...]
     """Files left out, each with its reason."""
 
@@ -87,9 +97,7 @@ def search_budgets(config: Config, out: Path, report: Report = silent) -> Search
             another search.
     """
     pattern = Pattern.parse(config.search.pattern)
-    if config.model.weights is None:
-        raise SlsError("no checkpoint was named", "--weights", "Give that of the dense network.")
-    model = load_model(config.model.weights, config.model.name, config.model.scale)
+    model = load_model(_weights(config), config.model.name, config.model.scale)
     photos, measured = load_photos(config.data, model.description, config.search.patch)
     layers = find_layers(model.network, pattern, config.search.patch)
     costs = unit_costs([layer for layer in layers if layer.prunable], pattern)
@@ -98,10 +106,11 @@ def search_budgets(config: Config, out: Path, report: Report = silent) -> Search
     run = Run.create(out)
     with run.locked():
         resolved = claim(run, resolved)
-        stage = _Stage(run, resolved, model, layers, pattern, photos, measured)
+        stage = _Stage(run, resolved, model, layers, pattern, (photos, measured))
         budgets = tuple(stage.search(budget, report) for budget in resolved.search.budgets)
-    paths = {*photos.paths, *measured.paths}
-    return SearchResult(out, model.description.name, budgets, len(paths), tuple(photos.skipped))
+    skipped = tuple(photos.skipped)
+    usable = {*photos.paths, *measured.paths} - {item.path for item in skipped}
+    return SearchResult(out, model.description.name, budgets, len(usable), skipped)
 
 
 class _Stage:
@@ -114,10 +123,10 @@ class _Stage:
         model: RestorationModel,
         layers: list[Layer],
         pattern: Pattern,
-        photos: Photos,
-        measured: Photos,
+        pictures: tuple[Photos, Photos],
     ) -> None:
         self.run, self.config, self.layers = run, config, layers
+        photos, measured = pictures
         self.sampler = CropSampler(
             photos, config.search.patch, config.search.batch, config.search.seed
         )
@@ -125,9 +134,9 @@ class _Stage:
         self.dense_psnr = held_out_psnr(model, self.held_out)
         prunable = [layer for layer in layers if layer.prunable]
         self.network = SparseNetwork(model.train(), prunable, pattern)
-        self.checkpoints = run.path / "search" / "checkpoint"
         self.files = {
-            path.name: hash_file(path) for path in sorted({*photos.paths, *measured.paths})
+            _name(path, config): hash_file(path)
+            for path in sorted({*photos.paths, *measured.paths})
         }
 
     def search(self, budget: float, report: Report) -> BudgetResult:
@@ -152,11 +161,10 @@ class _Stage:
 
     def _inputs(self, budget: float) -> dict[str, Any]:
         config = self.config
-        assert config.model.weights is not None  # noqa: S101  (checked before)
         search = config.search.model_dump(mode="json", exclude={"budgets"})
         return {
             "version": __version__,
-            "weights": hash_file(config.model.weights),
+            "weights": hash_file(_weights(self.config)),
             "model": config.model.model_dump(mode="json", exclude={"weights"}),
             "photos": self.files,
             "data": config.data.model_dump(mode="json", exclude={"photos"}),
@@ -166,47 +174,47 @@ class _Stage:
 
     def _resumed(self, budget: float, inputs: dict[str, Any]) -> SlsSearch:
         """The search of a budget at its newest checkpoint, or at its start."""
-        state = newest_checkpoint(self.checkpoints)
-        identity = hash_json(inputs)
-        if state and state.facts["inputs"] == identity:
-            plan = Plan.of(self.config.search, state.facts["steps"])
-            search = self._new(budget, plan)
+        if state := resume(self._checkpoints(budget), hash_json(inputs)):
+            search = self._new(budget, Plan.of(self.config.search, state.facts["steps"]))
             search.load(state)
             return search
         higher = [value for value in self.config.search.budgets if value > budget]
         if higher:
-            if not state or state.facts["inputs"] != hash_json(self._inputs(higher[-1])):
+            folder = self._checkpoints(higher[-1])
+            state = newest_checkpoint(folder)
+            if not state or state.facts[IDENTITY] != hash_json(self._inputs(higher[-1])):
                 fix = "Search all budgets into a new folder."
-                where = str(self.checkpoints)
-                raise SlsError(f"the state after budget {higher[-1]:g} is missing", where, fix)
+                what = f"the state after budget {higher[-1]:g} is missing"
+                raise SlsError(what, str(folder), fix)
             load_network(self.network, state)
         return self._new(budget, Plan.of(self.config.search, self._steps(budget)))
 
+    def _checkpoints(self, budget: float) -> Path:
+        return self.run.path / "search" / "checkpoint" / budget_name(budget)
+
     def _new(self, budget: float, plan: Plan) -> SlsSearch:
-        return SlsSearch(
-            self.network, self.sampler, self.held_out, self.config.search, budget, plan
-        )
+        method = METHODS[self.config.search.method]
+        return method(self.network, self.sampler, self.held_out, self.config.search, budget, plan)
 
     def _steps(self, budget: float) -> int:
         """Steps of a budget: as set, or as many as fit into the minutes."""
         config = self.config.search
         if config.minutes is None:
             return config.steps
-        probe = SlsSearch(
+        probe = METHODS[config.method](
             copy.deepcopy(self.network),
             self.sampler,
             self.held_out,
             config,
             budget,
-            Plan.of(config, 1),
+            Plan.of(config, _LONG),
         )
         return steps_within(config, config.minutes, probe.train_step, probe.start_epoch)
 
     def _save(self, state: Checkpoint, search: SlsSearch, inputs: dict[str, Any]) -> None:
-        facts = {**state.facts, "inputs": hash_json(inputs), "steps": search.plan.steps}
-        number = self.config.search.budgets.index(search.budget)
-        serial = number * 10**7 + search.step
-        save_checkpoint(self.checkpoints, serial, Checkpoint(state.tensors, facts))
+        facts = {**state.facts, IDENTITY: hash_json(inputs), "steps": search.plan.steps}
+        folder = self._checkpoints(search.budget)
+        save_checkpoint(folder, search.step, Checkpoint(state.tensors, facts))
 
     def _write(self, folder: Path, search: SlsSearch) -> Iterable[Path]:
         last = search.history[-1]
@@ -219,19 +227,15 @@ class _Stage:
             {
                 **asdict(layer),
                 "prunable": layer.prunable,
-                **dict(
-                    zip(
-                        ("kept", "of"),
-                        pattern.ratio(kept.get(layer.name, pattern.units)),
-                        strict=True,
-                    )
-                ),
+                "kept": pattern.ratio(kept.get(layer.name, pattern.units))[0],
+                "of": pattern.ratio(kept.get(layer.name, pattern.units))[1],
                 "nonzero": round(float((state[f"{layer.name}.weight"] != 0).double().mean()), 6),
             }
             for layer in self.layers
         ]
         ratios = {
             "budget": search.budget,
+            "dense_sha256": hash_file(_weights(self.config)),
             "pattern": self.config.search.pattern,
             "cost": last["cost"],
             "network_cost": (dense + last["cost"] * (macs - dense)) / macs,
@@ -247,3 +251,15 @@ class _Stage:
             folder / HISTORY,
             {"layers": [layer.name for layer in self.network.layers], "epochs": search.history},
         )
+
+
+def _weights(config: Config) -> Path:
+    if config.model.weights is None:
+        raise SlsError("no checkpoint was named", "--weights", "Give that of the dense network.")
+    return config.model.weights
+
+
+def _name(path: Path, config: Config) -> str:
+    """A photograph's path below its folder: the same wherever the folder lies."""
+    folder = config.data.photos
+    return path.as_posix() if folder is None else path.resolve().relative_to(folder).as_posix()

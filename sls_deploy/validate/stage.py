@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sls_deploy._version import __version__
 from sls_deploy.config import ValidateConfig
 from sls_deploy.data.truth import TruthFolder
 from sls_deploy.engine.gpu import gpu_architecture
@@ -17,11 +16,12 @@ from sls_deploy.errors import SlsError
 from sls_deploy.models.model import load_model
 from sls_deploy.models.registry import REGISTRY
 from sls_deploy.progress import Progress, Report, silent
-from sls_deploy.run import Run, budget_name, hash_file, write_json
+from sls_deploy.run import Run, budget_name, hash_file, versions, write_json
 from sls_deploy.runtime.onnxruntime import OnnxRunner
 from sls_deploy.runtime.pytorch import TorchRunner
 from sls_deploy.runtime.runner import Runner
 from sls_deploy.runtime.tensorrt import EngineRunner
+from sls_deploy.sparsity.ratios import read_ratios
 from sls_deploy.validate.gate import DENSE, SPARSE, Gate, judge
 from sls_deploy.validate.measure import PictureFigures, StageFigures, measure
 
@@ -104,11 +104,15 @@ def validate_budget(
     graphs.sort(key=lambda path: path.name != "model.fp32.onnx")
     plans = sorted(run.folder("engines", budget).glob("*.plan"))
     sparse = searched / "weights.safetensors"
+    dense_hash = hash_file(config.weights)
+    if read_ratios(searched / "ratios.json").get("dense_sha256", dense_hash) != dense_hash:
+        what = "is not the checkpoint that was searched"
+        raise SlsError(what, str(config.weights), "Put it back, or search again.")
     inputs = {
-        "version": __version__,
+        "versions": versions(),
         "options": options.model_dump(mode="json", exclude={"pictures"}),
         "pictures": {str(path): hash_file(path) for path in truth.paths},
-        "files": [hash_file(path) for path in (config.weights, sparse, *graphs, *plans)],
+        "dense": dense_hash,
         "gpu": gpu_architecture(),
     }
     digest = hashlib.sha256(str(options.pictures.resolve()).encode()).hexdigest()[:8]
@@ -122,7 +126,7 @@ def validate_budget(
             TorchRunner(load_model(sparse), SPARSE),
             *(OnnxRunner(graph, f"ONNX {graph.name.split('.')[1]}") for graph in graphs),
         ]
-        engines, not_run = _engines(plans)
+        engines, not_run = _engines(run, budget, plans)
         stages = _measure(truth, [*runners, *engines], budget, report)
         gates = judge(stages, options)
         validation = Validation(
@@ -139,7 +143,8 @@ def validate_budget(
         yield write_json(path, asdict(validation))
 
     with run.locked():
-        record, skipped = run.stage(f"validate/{budget_name(budget)}/{name}", inputs, work)
+        key = f"validate/{budget_name(budget)}/{name}"
+        record, skipped = run.stage(key, inputs, work, reads=(sparse, *graphs, *plans))
         summary = _summarise(run)
     validation = read_validation(path)
     return ValidateResult(validation, summary, record.seconds, record.peak_mib, skipped)
@@ -168,12 +173,15 @@ def read_validation(path: Path) -> Validation:
         raise SlsError(f"cannot be read ({error})", str(path), "Validate again.") from None
 
 
-def _engines(plans: list[Path]) -> tuple[list[Runner], dict[str, str]]:
+def _engines(run: Run, budget: float, plans: list[Path]) -> tuple[list[Runner], dict[str, str]]:
     """Runners of the engines that work on this machine, and why the others do not."""
     runners: list[Runner] = []
     not_run = {}
     for plan in plans:
         name = f"TensorRT {plan.stem}"
+        if not run.is_current(f"engines/{budget_name(budget)}/{plan.stem}"):
+            not_run[name] = "it was built from another export: build it again"
+            continue
         try:
             runners.append(EngineRunner(plan, name))
         except SlsError as error:
@@ -197,8 +205,12 @@ def _measure(
 
 
 def _summarise(run: Run) -> Path:
-    """Put the figures of all budgets and folders into the report."""
+    """Put the figures of all budgets and folders that still hold into the report."""
     folder = run.path / "validation"
-    found = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("b*/*.json"))]
+    found = [
+        json.loads(path.read_text("utf-8"))
+        for path in sorted(folder.glob("b*/*.json"))
+        if run.is_current(f"validate/{path.parent.name}/{path.stem}")
+    ]
     found.sort(key=lambda value: (-value["budget"], value["folder"]))
     return write_json(folder / REPORT, {"version": 1, "validations": found})

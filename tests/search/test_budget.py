@@ -4,8 +4,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sls_deploy.models.model import build_model
+from sls_deploy.models.registry import REGISTRY, Description
 from sls_deploy.search.budget import ROUNDING, land, least_cost, unit_costs
-from sls_deploy.search.layers import Layer
+from sls_deploy.search.layers import Layer, find_layers
 from sls_deploy.sparsity.masks import MAX_SCORE
 from sls_deploy.sparsity.pattern import Pattern
 
@@ -32,7 +34,6 @@ def reached(counts: torch.Tensor, costs: torch.Tensor) -> float:
     return float((costs * kept).sum())
 
 
-@settings(deadline=None)
 @given(searches())
 def test_cost_is_never_above_the_budget_and_no_unit_more_would_fit(
     search: tuple[torch.Tensor, torch.Tensor, float, int],
@@ -47,15 +48,28 @@ def test_cost_is_never_above_the_budget_and_no_unit_more_would_fit(
             assert cost + costs[layer, count : count + stride].sum() > budget
 
 
-@settings(deadline=None)
-@given(st.floats(0.1, 0.9), st.integers(0, 99))
-def test_real_networks_land_within_a_hundredth(budget: float, seed: int) -> None:
+NETWORKS = {
+    name: build_model(Description(name, {"scale": 4}, 4, 1.0)).network
+    for name in REGISTRY.names()
+}
+
+
+@settings(max_examples=30)
+@given(
+    st.sampled_from(sorted(NETWORKS)),
+    st.sampled_from(["2:4", "n:4", "n:16"]),
+    st.floats(0.5, 0.95),
+    st.integers(0, 99),
+)
+def test_networks_of_the_registry_land_within_a_hundredth(
+    name: str, text: str, budget: float, seed: int
+) -> None:
+    pattern = Pattern.parse(text)
+    found = [layer for layer in find_layers(NETWORKS[name], pattern, 16) if layer.prunable]
+    costs = unit_costs(found, pattern)
     generator = torch.Generator().manual_seed(seed)
-    macs = [20736.0] * 18 + [2304.0] * 6 + [768.0] * 12 + [40.0] * 12
-    pattern = Pattern.parse("n:16")
-    costs = unit_costs(layers(macs, channels=48), pattern)
-    scores = 0.9 + 0.13 * torch.rand(len(macs), pattern.units - 1, generator=generator)
-    cost = reached(land(scores.cumprod(1), costs, budget), costs)
+    scores = 0.9 + 0.13 * torch.rand(len(found), pattern.units - 1, generator=generator)
+    cost = reached(land(scores.cumprod(1), costs, budget, pattern.stride), costs)
     assert budget - 0.01 <= cost <= budget + 2 * ROUNDING
 
 

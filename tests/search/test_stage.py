@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +13,7 @@ import torch
 
 from sls_deploy.config import Config
 from sls_deploy.errors import SlsError
-from sls_deploy.models.model import load_model
+from sls_deploy.models.model import load_model, save_weights
 from sls_deploy.progress import Progress
 from sls_deploy.run import Run, hash_file
 from sls_deploy.search.stage import search_budgets
@@ -78,32 +78,40 @@ def test_interrupted_search_goes_on_to_the_same_bits(
         assert hash_file(whole) == hash_file(cut)
 
 
-def test_killed_search_goes_on_to_the_same_bits(
-    config: Config, tmp_path: Path, dense: Path, photos: Path
-) -> None:
-    command = [
-        sys.executable, "-m", "sls_deploy.cli.main", "search", "--weights", str(dense),
-        "--data", str(photos), "--pattern", "n:16", "--budget", "0.4", "--steps", "60",
-        "--batch", "2", "--patch", "12", "--out",
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    cut, whole = str(tmp_path / "cut"), str(tmp_path / "whole")
-    process = subprocess.Popen([*command, cut], env=environment, stderr=subprocess.DEVNULL)
-    folder = tmp_path / "cut/search/checkpoint"
-    deadline = time.monotonic() + 60
-    while len(list(folder.glob("*.safetensors"))) < 2 and time.monotonic() < deadline:
+KILLED = """
+import sys, time
+from pathlib import Path
+from sls_deploy.config import Config
+from sls_deploy.search.stage import search_budgets
+
+folder = Path(sys.argv[2])
+
+def stop(progress):
+    if progress.done == 9:
+        (folder / "reached").touch()
+        time.sleep(600)
+
+search_budgets(Config.model_validate_json(sys.argv[1]), folder / "cut", stop)
+"""
+
+
+def test_killed_search_goes_on_to_the_same_bits(config: Config, tmp_path: Path) -> None:
+    settings = config.model_dump_json(by_alias=True)
+    process = subprocess.Popen([sys.executable, "-c", KILLED, settings, str(tmp_path)])
+    while not (tmp_path / "reached").exists():
+        assert process.poll() is None
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     assert process.wait() == -signal.SIGKILL
-    for path in (cut, whole):
-        subprocess.run([*command, path], env=environment, check=True, capture_output=True)
-    name = f"search/b0.40/{WEIGHTS}"
-    assert hash_file(Path(cut) / name) == hash_file(Path(whole) / name)
+    for run in ("cut", "whole"):
+        search_budgets(config, tmp_path / run)
+    weights = [tmp_path / run / "search/b0.40" / WEIGHTS for run in ("cut", "whole")]
+    assert hash_file(weights[0]) == hash_file(weights[1])
 
 
 def test_minutes_set_the_number_of_steps(config: Config, tmp_path: Path) -> None:
     (row,) = search_budgets(changed(config, minutes=0.04), tmp_path / "run").budgets
-    assert row.steps != config.search.steps
+    assert row.steps not in (1, config.search.steps)
     history = json.loads((tmp_path / "run/search/b0.40/history.json").read_text())["epochs"]
     assert history[-1]["step"] == row.steps
 
@@ -131,3 +139,63 @@ def test_pruned_weights_return_only_by_reranking(config: Config, tmp_path: Path)
     assert all(kept == frozen[0] for kept in frozen)
     assert history[0]["cost"] == 1
     assert torch.tensor(history[0]["kept"]).eq(16).all()
+
+
+def test_changed_weights_are_searched_anew_and_resume_anew(
+    config: Config, tmp_path: Path, dense: Path
+) -> None:
+    weights = tmp_path / "own.safetensors"
+    weights.write_bytes(dense.read_bytes())
+    own = config.model_copy(update={"model": config.model.model_copy(update={"weights": weights})})
+    both = changed(own, budgets=(0.5, 0.4))
+    search_budgets(both, tmp_path / "run")
+    model = load_model(dense)
+    with torch.no_grad():
+        model.network.head[0].weight.mul_(1.5)
+    save_weights(weights, model)
+
+    def interrupt(progress: Progress) -> None:
+        if progress.done == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search_budgets(both, tmp_path / "run", interrupt)
+    steps: list[int] = []
+    search_budgets(both, tmp_path / "run", lambda progress: steps.append(progress.done))
+    assert steps[0] == 7
+    search_budgets(both, tmp_path / "fresh")
+    for name in (f"search/b0.50/{WEIGHTS}", f"search/b0.40/{WEIGHTS}"):
+        assert hash_file(tmp_path / "run" / name) == hash_file(tmp_path / "fresh" / name)
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "n:16"])
+def test_next_budget_starts_from_what_the_one_before_left(
+    config: Config, tmp_path: Path, pattern: str
+) -> None:
+    search_budgets(changed(config, pattern=pattern, budgets=(0.8, 0.6)), tmp_path / "run")
+    epochs = [
+        json.loads((tmp_path / f"run/search/{name}/history.json").read_text())["epochs"]
+        for name in ("b0.80", "b0.60")
+    ]
+    assert epochs[1][0]["kept"] == epochs[0][-1]["kept"]
+    assert not epochs[1][0]["frozen"]
+
+
+def test_diverged_search_is_no_result(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(SlsError, match=r"loss is (nan|inf) at step \d+.*--learning-rate"):
+        search_budgets(changed(config, learning_rate=1e12), tmp_path / "run")
+    assert not (tmp_path / "run/search/b0.40").exists()
+
+
+def test_photographs_of_one_name_in_two_folders_both_count(
+    config: Config, tmp_path: Path, photos: Path
+) -> None:
+    for folder, source in (("day", "astronaut"), ("night", "coffee")):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        shutil.copy(photos / f"{source}.png", tmp_path / "photos" / folder / "1.png")
+    data = config.data.model_copy(update={"photos": tmp_path / "photos"})
+    own = config.model_copy(update={"data": data})
+    search_budgets(own, tmp_path / "run")
+    for folder in ("day", "night"):
+        shutil.copy(photos / "chelsea.png", tmp_path / "photos" / folder / "1.png")
+        assert not search_budgets(own, tmp_path / "run").budgets[0].skipped

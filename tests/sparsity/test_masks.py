@@ -68,7 +68,7 @@ def test_equals_the_oracle_where_the_kept_set_is_no_prefix(dtype: torch.dtype) -
     compare_with_oracle(8, 20, dtype, scores, seed=1)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     size=st.sampled_from([4, 8, 16]),
     channels=st.integers(1, 40),
