@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,11 +35,13 @@ def demo(
     photos = out.with_name(f"{out.name}-photos")
     export_samples(photos / "search", TRAIN)
     export_samples(photos / "validate", VALIDATION)
-    print_line(
-        f"sls-deploy run --weights {DEMO_WEIGHTS} --data {photos / 'search'} "
-        f"--pictures {photos / 'validate'} --budget 0.5 --steps {steps} --patch {PATCH} --out {out}"
-    )
-    flags = {
+    command = [
+        *("sls-deploy", "run", "--weights", DEMO_WEIGHTS, "--data", photos / "search"),
+        *("--pictures", photos / "validate", "--budget", "0.5"),
+        *("--steps", steps, "--patch", PATCH, "--out", out),
+    ]
+    print_line(shlex.join(map(str, command)))
+    flags: dict[str, dict[str, Any]] = {
         "model": {"weights": DEMO_WEIGHTS},
         "data": {"photos": photos / "search"},
         "search": {"budgets": [0.5], "steps": steps, "patch": PATCH},

@@ -41,6 +41,10 @@ def test_readme_shows_the_commands_of_the_flow() -> None:
     assert {"run", "init", "search", "export", "build", "validate"} <= shown
 
 
+def test_readme_holds_no_placeholder() -> None:
+    assert re.findall(r"\b[A-Z]+_RESULTS?\b|\bTODO\b|\bTBD\b", README.read_text("utf-8")) == []
+
+
 def test_readme_commands_run_in_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     for command in commands():

@@ -104,6 +104,75 @@ def test_stage_is_done_again_when_an_output_is_not_what_it_was(
     assert (run.path / "out" / "a.txt").read_text() == "one"
 
 
+@pytest.fixture
+def derive(run: Run) -> Callable[[], bool]:
+    """Does a stage that copies source.txt into the export; returns whether it was skipped."""
+    source = write_text(run.path / "source.txt", "one")
+    target = run.folder("export", 0.5) / "a.txt"
+
+    def stage() -> bool:
+        def work() -> list[Path]:
+            return [write_text(target, source.read_text())]
+
+        return run.stage("export/b0.50", {}, work, reads=[source])[1]
+
+    return stage
+
+
+def test_stage_keeps_the_hash_of_what_it_read(derive: Callable[[], bool], run: Run) -> None:
+    derive()
+    record = run.manifest["export/b0.50"]
+    assert record.reads == {"source.txt": hash_file(run.path / "source.txt")}
+
+
+def test_stage_is_done_again_when_what_it_read_changed(
+    derive: Callable[[], bool], run: Run
+) -> None:
+    first, second = derive(), derive()
+    write_text(run.path / "source.txt", "two")
+    assert (first, second, derive(), derive()) == (False, True, False, True)
+    assert (run.folder("export", 0.5) / "a.txt").read_text() == "two"
+
+
+def test_stage_that_cannot_read_its_source_is_refused(derive: Callable[[], bool], run: Run) -> None:
+    (run.path / "source.txt").unlink()
+    with pytest.raises(SlsError, match=r"source\.txt: cannot be read \(No such file"):
+        derive()
+    assert run.manifest == {}
+
+
+@pytest.mark.parametrize("name", ["source.txt", "export/b0.50/a.txt"])
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_text("spoilt")])
+def test_stage_is_current_until_a_file_of_it_changes(
+    derive: Callable[[], bool], run: Run, name: str, spoil: Callable[[Path], object]
+) -> None:
+    unknown = run.is_current("export/b0.50")
+    derive()
+    before = run.is_current("export/b0.50")
+    folder = run.require("export", 0.5)
+    spoil(run.path / name)
+    assert (unknown, before, run.is_current("export/b0.50")) == (False, True, False)
+    assert folder == run.folder("export", 0.5)
+    with pytest.raises(SlsError, match=r"0\.5 must be exported again.*`sls-deploy export"):
+        run.require("export", 0.5)
+
+
+@pytest.mark.parametrize("role", ["outputs", "reads"])
+@pytest.mark.parametrize("kind", ["relative", "absolute", "link"])
+def test_file_outside_the_run_is_never_current(
+    derive: Callable[[], bool], run: Run, role: str, kind: str
+) -> None:
+    derive()
+    outside = write_text(run.path.parent / "outside.txt", "mine")
+    (run.path / "link.txt").symlink_to(outside)
+    names = {"relative": "../outside.txt", "absolute": str(outside), "link": "link.txt"}
+    path = run.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["stages"]["export/b0.50"][role] = {names[kind]: hash_file(outside)}
+    write_json(path, manifest)
+    assert not run.is_current("export/b0.50")
+
+
 def test_interrupted_stage_is_not_recorded(copy: Callable[[str], bool], run: Run) -> None:
     def work() -> list[Path]:
         write_text(run.path / "half.txt", "half")
@@ -118,7 +187,7 @@ def test_interrupted_stage_is_not_recorded(copy: Callable[[str], bool], run: Run
 def test_record_says_how_it_was_made(copy: Callable[[str], bool], run: Run) -> None:
     copy("one")
     record = run.manifest["copy"]
-    assert record.inputs == hash_json({"text": "one"})
+    assert record.inputs == hash_json({"inputs": {"text": "one"}, "reads": {}})
     assert record.versions["torch"]
     assert record.peak_mib > 0
     assert 0 <= record.seconds < 60
@@ -194,6 +263,12 @@ def test_run_takes_an_empty_folder_or_one_of_its_own(tmp_path: Path, run: Run) -
     (tmp_path / "empty").mkdir()
     assert Run.create(tmp_path / "empty").path.is_dir()
     assert Run.create(run.path) == run
+
+
+def test_run_takes_a_folder_with_nothing_but_a_lock_and_other_dot_files(tmp_path: Path) -> None:
+    for name in (".lock", ".config.toml.a1b2"):
+        (tmp_path / name).touch()
+    assert Run.create(tmp_path).path == tmp_path
 
 
 def test_run_refuses_a_file_and_a_foreign_folder(tmp_path: Path) -> None:

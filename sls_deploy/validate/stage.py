@@ -114,6 +114,7 @@ def validate_budget(
         "pictures": {str(path): hash_file(path) for path in truth.paths},
         "dense": dense_hash,
         "gpu": gpu_architecture(),
+        "engines": {plan.stem: run.is_current(_engine_key(budget, plan)) for plan in plans},
     }
     digest = hashlib.sha256(str(options.pictures.resolve()).encode()).hexdigest()[:8]
     name = f"{options.pictures.resolve().name}-{digest}"
@@ -179,7 +180,7 @@ def _engines(run: Run, budget: float, plans: list[Path]) -> tuple[list[Runner], 
     not_run = {}
     for plan in plans:
         name = f"TensorRT {plan.stem}"
-        if not run.is_current(f"engines/{budget_name(budget)}/{plan.stem}"):
+        if not run.is_current(_engine_key(budget, plan)):
             not_run[name] = "it was built from another export: build it again"
             continue
         try:
@@ -187,6 +188,10 @@ def _engines(run: Run, budget: float, plans: list[Path]) -> tuple[list[Runner], 
         except SlsError as error:
             not_run[name] = error.what
     return runners, not_run
+
+
+def _engine_key(budget: float, plan: Path) -> str:
+    return f"engines/{budget_name(budget)}/{plan.stem}"
 
 
 def _measure(

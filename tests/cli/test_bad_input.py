@@ -69,6 +69,9 @@ CASES = {
     "corrupt pictures": ("validate {run} --data corrupt", "corrupt/.*cannot be read as a picture"),
     "limit of no number": ("validate {run} --max-loss-db nan", "max_loss_db is nan: .*finite"),
     "run without pictures": ("run --weights {dense}", "--pictures: no pictures were named"),
+    "run with no such pictures": (
+        "run --weights {dense} --data {photos} --pictures nowhere", "nowhere: no such folder"
+    ),
     "weights of another kind": ("train --data {photos} --out a.pth", "is not a .safetensors file"),
     "argument without value": ("train --data {photos} --out a.safetensors --set blocks", "--set"),
     "training without photos": ("train --out a.safetensors", "--data: no photographs were named"),

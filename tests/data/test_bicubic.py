@@ -79,7 +79,6 @@ def test_an_edge_gives_the_known_overshoot() -> None:
 
 
 @given(st.integers(0, 255), SCALES)
-@settings(deadline=None)
 def test_a_constant_picture_stays_constant(value: int, scale: int) -> None:
     image = np.full((19, 23, 3), value, np.uint8)
     assert (downscale(image, scale) == value).all()
@@ -95,7 +94,6 @@ def test_a_ramp_keeps_its_slope_away_from_the_border(scale: int) -> None:
 
 
 @given(pictures(), SCALES)
-@settings(deadline=None)
 def test_flipping_before_or_after_is_the_same(image: Picture, scale: int) -> None:
     image = image.repeat(scale, axis=0).repeat(scale, axis=1)[: 4 * scale, : 6 * scale]
     for resize in (downscale, upscale):
@@ -104,7 +102,6 @@ def test_flipping_before_or_after_is_the_same(image: Picture, scale: int) -> Non
 
 
 @given(pictures(), SCALES)
-@settings(deadline=None)
 def test_channels_do_not_mix(image: Picture, scale: int) -> None:
     for resize in (downscale, upscale):
         whole = resize(image, scale)
@@ -121,7 +118,6 @@ def test_height_is_resized_and_rounded_before_width() -> None:
 
 
 @given(pictures(), SCALES)
-@settings(deadline=None)
 def test_sizes(image: Picture, scale: int) -> None:
     height, width = image.shape[:2]
     assert downscale(image, scale).shape == (-(-height // scale), -(-width // scale), 3)

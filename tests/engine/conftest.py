@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sls_deploy.config import BuildConfig, Config, to_toml
 from sls_deploy.engine.request import BuildRequest
 from sls_deploy.engine.stage import EngineResult, build_engines
-from sls_deploy.run import Run
+from sls_deploy.run import Run, hash_file
 
 SHAPES = {
     "min_shape": (1, 3, 16, 16),
@@ -83,9 +83,15 @@ def make_run(folder: Path) -> Run:
     exported.mkdir(parents=True)
     for precision in ("fp32", "fp16"):
         make_network(exported / f"model.{precision}.onnx", precision)
-    with run.locked():
-        run.stage("export/b0.50", {}, lambda: sorted(exported.iterdir()))
+    record_export(run)
     return run
+
+
+def record_export(run: Run) -> None:
+    """Record the graphs that lie in the run as those that an export wrote."""
+    graphs = sorted(run.folder("export", 0.5).iterdir())
+    with run.locked():
+        run.stage("export/b0.50", {path.name: hash_file(path) for path in graphs}, lambda: graphs)
 
 
 def request_for(onnx_path: Path, plan: Path) -> BuildRequest:
@@ -114,6 +120,11 @@ def network_maker() -> Callable[..., onnx.ModelProto]:
 @pytest.fixture(name="build_options")
 def options_maker() -> Callable[..., BuildConfig]:
     return build_options
+
+
+@pytest.fixture(name="record_export")
+def export_recorder() -> Callable[[Run], None]:
+    return record_export
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from sls_deploy.run import Run
 
 Maker = Callable[..., onnx.ModelProto]
 Options = Callable[..., BuildConfig]
+Recorder = Callable[[Run], None]
 
 
 def files(run: Run) -> list[str]:
@@ -50,10 +51,11 @@ def test_an_engine_that_stands_is_not_built_again(
 
 
 def test_changed_weights_or_shapes_or_a_lost_engine_are_built_again(
-    run: Run, build_options: Options, make_network: Maker
+    run: Run, build_options: Options, make_network: Maker, record_export: Recorder
 ) -> None:
     first = build_engines(run, 0.5, build_options())[0]
     make_network(run.folder("export", 0.5) / "model.fp16.onnx", seed=1)
+    record_export(run)
     second = build_engines(run, 0.5, build_options())[0]
     third = build_engines(run, 0.5, build_options(opt_shape=(1, 3, 48, 48)))[0]
     third.plan.unlink()
@@ -68,10 +70,21 @@ def test_a_budget_that_was_not_exported_is_refused(run: Run, build_options: Opti
         build_engines(run, 0.25, build_options())
 
 
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"other")])
+def test_a_graph_that_the_export_did_not_write_is_not_built(
+    run: Run, build_options: Options, spoil: Callable[[Path], object]
+) -> None:
+    spoil(run.folder("export", 0.5) / "model.fp16.onnx")
+    with pytest.raises(SlsError, match=r"budget 0\.5 must be exported again"):
+        build_engines(run, 0.5, build_options())
+    assert files(run) == []
+
+
 def test_a_precision_that_was_not_exported_says_how_to_get_it(
-    run: Run, build_options: Options
+    run: Run, build_options: Options, record_export: Recorder
 ) -> None:
     (run.folder("export", 0.5) / "model.fp32.onnx").unlink()
+    record_export(run)
     options = build_options(precisions=("fp16", "fp32"))
     with pytest.raises(SlsError, match=r"`sls-deploy export --budget 0\.5 --precision fp32`"):
         build_engines(run, 0.5, options)
@@ -83,22 +96,24 @@ def test_a_precision_that_was_not_exported_says_how_to_get_it(
     [(b"", "is an empty file"), (b"\x08\x09" + b"junk" * 50, "is not an ONNX file")],
 )
 def test_a_spoilt_graph_leaves_nothing_behind(
-    run: Run, build_options: Options, content: bytes, reason: str
+    run: Run, build_options: Options, record_export: Recorder, content: bytes, reason: str
 ) -> None:
     (run.folder("export", 0.5) / "model.fp16.onnx").write_bytes(content)
+    record_export(run)
     with pytest.raises(SlsError, match=reason):
         build_engines(run, 0.5, build_options())
     assert files(run) == []
 
 
 def test_a_refused_build_keeps_the_engine_that_stood(
-    run: Run, build_options: Options, make_network: Maker
+    run: Run, build_options: Options, make_network: Maker, record_export: Recorder
 ) -> None:
     first = build_engines(run, 0.5, build_options())[0]
     path: Path = run.folder("export", 0.5) / "model.fp16.onnx"
     model = make_network(path)
     model.graph.node[2].op_type = "Frobnicate"
     onnx.save(model, path)
+    record_export(run)
     with pytest.raises(SlsError, match="Frobnicate"):
         build_engines(run, 0.5, build_options())
     assert files(run) == ["sm86-fp16.json", "sm86-fp16.plan"]

@@ -109,6 +109,25 @@ def test_weights_that_could_match_by_accident_are_not_judged(weight: NDArray[Any
     assert find_weight(weight, stored(weight)) is None
 
 
+def test_l1_needs_every_eligible_layer_to_be_found() -> None:
+    told = np.arange(1, 65, dtype=np.float16).reshape(8, 8, 1, 1)
+    told[:, ::2] = 0
+    untold = np.zeros((8, 8, 1, 1), np.float16)
+    plan = stored(told) + stored(untold)
+    weights = [numpy_helper.from_array(told, "w"), numpy_helper.from_array(untold, "v")]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["y"], "first"),
+        helper.make_node("Conv", ["y", "v"], ["z"], "second"),
+    ]
+    both = helper.make_model(helper.make_graph(nodes, "network", [], [], weights))
+    evidence = gather_evidence(both, plan)
+    assert [layer.eligible for layer in evidence.layers] == [True, True]
+    assert [layer.bytes_in_plan for layer in evidence.layers] == [True, None]
+    assert evidence.level == "L0"
+    assert evidence.statement.startswith("1 of 2 eligible layers' weights found in the plan")
+    assert gather_evidence(one_convolution(weights[:1]), plan).level == "L1"
+
+
 def test_a_level_needs_at_least_one_weight_that_can_be_told() -> None:
     weight = numpy_helper.from_array(np.zeros((4, 4, 3, 3), np.float16), "w")
     model = one_convolution([weight])

@@ -44,12 +44,15 @@ def worker_of(parent: int, seconds: float = 30) -> int:
     raise AssertionError("no worker was started")
 
 
-def busy_worker_of(parent: int) -> int:
+def busy_worker_of(parent: int, seconds: float = 60) -> int:
     """The worker that `parent` starts, once it has loaded the vendor's library."""
     worker = worker_of(parent)
-    while b"libtensorrt_rtx" not in Path(f"/proc/{worker}/maps").read_bytes():
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if b"libtensorrt_rtx" in Path(f"/proc/{worker}/maps").read_bytes():
+            return worker
         time.sleep(0.01)
-    return worker
+    raise AssertionError("the worker never loaded the vendor's library")
 
 
 @pytest.fixture
@@ -146,6 +149,7 @@ def test_memory_that_runs_out_is_one_clear_error(request_small: BuildRequest) ->
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("sls_deploy.errors.SlsError")
     assert "sm86 engine with tensorrt_rtx" in last
+    assert "probably because memory ran out" in last
 
 
 def test_a_refused_graph_names_the_node(request_small: BuildRequest, make_network: Maker) -> None:

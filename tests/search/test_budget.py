@@ -49,8 +49,7 @@ def test_cost_is_never_above_the_budget_and_no_unit_more_would_fit(
 
 
 NETWORKS = {
-    name: build_model(Description(name, {"scale": 4}, 4, 1.0)).network
-    for name in REGISTRY.names()
+    name: build_model(Description(name, {"scale": 4}, 4, 1.0)).network for name in REGISTRY.names()
 }
 
 

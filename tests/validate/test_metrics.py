@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -64,7 +64,6 @@ def test_psnr_of_equal_values_is_infinite() -> None:
 
 
 @given(st.integers(1, 200), st.integers(0, 5))
-@settings(deadline=None)
 def test_psnr_y_of_a_known_error(error: int, shave: int) -> None:
     black = np.zeros((16, 16, 3), np.uint8)
     grey = np.full_like(black, error)
