@@ -20,8 +20,10 @@ from sls_deploy.errors import SlsError
 
 Maker = Callable[..., onnx.ModelProto]
 
+# A shell may have told the tests, and so their children, to ignore Ctrl-C.
 PARENT = """
-import json, sys
+import json, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from sls_deploy.engine.process import run_worker
 from sls_deploy.engine.request import BuildRequest
 run_worker(BuildRequest(**json.load(sys.stdin)), 60)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import onnx
 import pytest
@@ -95,12 +94,3 @@ def test_refuses_lost_precision_and_leaves_nothing(fresh_run: Callable[..., Run]
         export_onnx(run, 0.5, ALL)
     assert left_in(run) == []
     assert run.budgets("export") == []
-
-
-@pytest.mark.parametrize("content", ["{", '{"layers": []}', '{"layers": [{"name": "a"}]}'])
-def test_refuses_ratios_that_are_none(fresh_run: Callable[..., Run], content: str) -> None:
-    run = fresh_run("edsr")
-    path: Path = run.folder("search", 0.5) / "ratios.json"
-    path.write_text(content)
-    with pytest.raises(SlsError, match="does not hold the layers of a search"):
-        export_onnx(run, 0.5, ALL)

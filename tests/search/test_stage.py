@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from sls_deploy.errors import SlsError
 from sls_deploy.models.model import load_model, save_weights
 from sls_deploy.progress import Progress
 from sls_deploy.run import Run, hash_file
+from sls_deploy.search import stage
 from sls_deploy.search.stage import search_budgets
 
 WEIGHTS = "weights.safetensors"
@@ -82,6 +84,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from sls_deploy.config import Config
+from sls_deploy.search import stage
 from sls_deploy.search.stage import search_budgets
 
 folder = Path(sys.argv[2])
@@ -109,11 +112,24 @@ def test_killed_search_goes_on_to_the_same_bits(config: Config, tmp_path: Path) 
     assert hash_file(weights[0]) == hash_file(weights[1])
 
 
-def test_minutes_set_the_number_of_steps(config: Config, tmp_path: Path) -> None:
-    (row,) = search_budgets(changed(config, minutes=0.04), tmp_path / "run").budgets
-    assert row.steps not in (1, config.search.steps)
+def test_minutes_set_the_number_of_steps(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def steps_within(_: object, minutes: float, step: Callable[[], object], __: object) -> int:
+        asked.append((minutes, step()))
+        return 7
+
+    monkeypatch.setattr(stage, "steps_within", steps_within)
+    timed = changed(config, minutes=3)
+    (row,) = search_budgets(timed, tmp_path / "run").budgets
     history = json.loads((tmp_path / "run/search/b0.40/history.json").read_text())["epochs"]
-    assert history[-1]["step"] == row.steps
+    assert row.steps == history[-1]["step"] == 7
+    assert asked[0][0] == 3
+    search_budgets(changed(config, steps=7), tmp_path / "plain")
+    weights = [tmp_path / run / "search/b0.40" / WEIGHTS for run in ("run", "plain")]
+    assert hash_file(weights[0]) == hash_file(weights[1])
 
 
 def test_folder_of_another_search_is_refused(config: Config, tmp_path: Path) -> None:
