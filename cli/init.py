@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from sls_deploy.cli.options import SETTINGS, Model, Photos, Weights
+from sls_deploy.cli.options import SETTINGS, Model, Photos, Truth, Weights
 
 
 def init(
     model: Model = None,
     weights: Weights = None,
     data: Photos = None,
-    pictures: Annotated[
-        Path | None, typer.Option("--pictures", help="Folder of ground truth to validate on.")
-    ] = None,
+    pictures: Truth = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the file if it is there.")
     ] = False,
@@ -32,7 +29,7 @@ def init(
     from sls_deploy.cli.output import print_line
     from sls_deploy.config import Config, merge_config, to_toml
     from sls_deploy.errors import SlsError
-    from sls_deploy.run import write_text
+    from sls_deploy.files import write_text
 
     if SETTINGS.exists() and not force:
         raise SlsError("is there already", str(SETTINGS), "Edit it, or give --force.")

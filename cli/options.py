@@ -69,6 +69,8 @@ Architectures = Annotated[str | None, setting(BuildConfig, "architectures", "--a
 Backend = Annotated[str | None, setting(BuildConfig, "backend", "--backend")]
 Timeout = Annotated[int | None, setting(BuildConfig, "timeout", "--timeout")]
 Pictures = Annotated[Path | None, setting(ValidateConfig, "pictures", "--data")]
+"""Where --data can only mean these; a command that also takes photographs has `Truth`."""
+Truth = Annotated[Path | None, setting(ValidateConfig, "pictures", "--pictures")]
 MaxLoss = Annotated[float | None, setting(ValidateConfig, "max_loss_db", "--max-loss-db")]
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from sls_deploy.cli import options as o
 from sls_deploy.cli.build import build_flags, print_build
@@ -22,9 +20,7 @@ def run(
     weights: o.Weights = None,
     scale: o.Scale = None,
     data: o.Photos = None,
-    pictures: Annotated[
-        Path | None, typer.Option("--pictures", help="Folder of ground truth to validate on.")
-    ] = None,
+    pictures: o.Truth = None,
     pattern: o.Pattern = None,
     budget: o.Budgets = None,
     steps: o.Steps = None,

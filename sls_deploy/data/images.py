@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sls_deploy.data.bicubic import Picture
 from sls_deploy.errors import SlsError
-from sls_deploy.run import atomic
+from sls_deploy.files import atomic
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """File names that count as pictures, in lower or upper case."""

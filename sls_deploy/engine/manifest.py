@@ -12,7 +12,7 @@ from sls_deploy.config import Architecture, Precision
 from sls_deploy.engine.evidence import Evidence
 from sls_deploy.engine.request import Dimensions, Tensor
 from sls_deploy.errors import SlsError
-from sls_deploy.run import hash_file, write_json
+from sls_deploy.files import hash_file, write_json
 
 _BUILD_AGAIN = "`sls-deploy build` makes the engine anew."
 

@@ -18,8 +18,9 @@ from sls_deploy.engine.manifest import EngineManifest, read_manifest, write_mani
 from sls_deploy.engine.process import run_worker
 from sls_deploy.engine.request import BuildRequest
 from sls_deploy.errors import SlsError
+from sls_deploy.files import atomic, hash_file
 from sls_deploy.progress import Progress, Report, silent
-from sls_deploy.run import Run, atomic, budget_name, hash_file
+from sls_deploy.run import Run, budget_name
 
 
 @dataclass(frozen=True)

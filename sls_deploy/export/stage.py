@@ -22,9 +22,10 @@ from sls_deploy.export.passes.float16 import FLOAT16_MAX, Float16
 from sls_deploy.export.passes.metadata import Metadata
 from sls_deploy.export.passes.rounding import RoundedFloat32
 from sls_deploy.export.proof import prove
+from sls_deploy.files import atomic, hash_file, write_json
 from sls_deploy.models.model import RestorationModel, load_model
 from sls_deploy.progress import Progress, Report, silent
-from sls_deploy.run import Run, atomic, budget_name, hash_file, write_json
+from sls_deploy.run import Run, budget_name
 from sls_deploy.runtime.onnxruntime import OnnxRunner
 from sls_deploy.runtime.pytorch import TorchRunner
 from sls_deploy.sparsity.ratios import read_ratios

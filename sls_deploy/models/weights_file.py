@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from sls_deploy.errors import SlsError
+from sls_deploy.files import atomic
 from sls_deploy.models.architecture import Description, StateDict
-from sls_deploy.run import atomic
 
 _KEY = "description"
 _NESTS = ("params_ema", "params", "state_dict")

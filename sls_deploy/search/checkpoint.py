@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sls_deploy.run import atomic
+from sls_deploy.files import atomic
 
 KEEP = 2
 IDENTITY = "identity"

@@ -10,11 +10,11 @@ import torch
 from sls_deploy.config import DataConfig, TrainConfig
 from sls_deploy.data.crops import CropSampler, held_out
 from sls_deploy.errors import SlsError
+from sls_deploy.files import hash_file, hash_json
 from sls_deploy.models.architecture import Description
 from sls_deploy.models.model import RestorationModel, build_model, save_weights
 from sls_deploy.models.registry import REGISTRY
 from sls_deploy.progress import Progress, Report, silent
-from sls_deploy.run import hash_file, hash_json
 from sls_deploy.search.checkpoint import (
     IDENTITY,
     Checkpoint,

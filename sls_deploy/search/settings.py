@@ -6,8 +6,9 @@ from typing import Any
 
 from sls_deploy.config import Config, to_toml
 from sls_deploy.errors import SlsError
+from sls_deploy.files import write_text
 from sls_deploy.models.registry import Description
-from sls_deploy.run import CONFIG, Run, write_text
+from sls_deploy.run import CONFIG, Run
 
 
 def resolve(config: Config, description: Description) -> Config:

@@ -65,7 +65,6 @@ class SparseNetwork(nn.Module):
         Scores that keep other units are set to ones that keep these, so that the next budget
         starts from what this one leaves.
         """
-        self._frozen = None
         wanted = self.prefix(counts)
         keeping = 0.5 ** (1 / (counts - 0.5)).to(self.scores.dtype)[:, None]
         differs = (keep_table(self.scores.detach()) != wanted).any(1, keepdim=True)

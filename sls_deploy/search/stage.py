@@ -13,9 +13,10 @@ from sls_deploy.config import Config
 from sls_deploy.data.crops import CropSampler, held_out
 from sls_deploy.data.photos import Photos, Skipped
 from sls_deploy.errors import SlsError
+from sls_deploy.files import hash_file, hash_json, write_json
 from sls_deploy.models.model import RestorationModel, load_model, save_weights
 from sls_deploy.progress import Report, silent
-from sls_deploy.run import Run, budget_name, hash_file, hash_json, write_json
+from sls_deploy.run import Run, budget_name
 from sls_deploy.search.budget import check_reachable, unit_costs
 from sls_deploy.search.checkpoint import (
     IDENTITY,
@@ -192,23 +193,19 @@ class _Stage:
     def _checkpoints(self, budget: float) -> Path:
         return self.run.path / "search" / "checkpoint" / budget_name(budget)
 
-    def _new(self, budget: float, plan: Plan) -> SlsSearch:
-        method = METHODS[self.config.search.method]
-        return method(self.network, self.sampler, self.held_out, self.config.search, budget, plan)
+    def _new(self, budget: float, plan: Plan, network: SparseNetwork | None = None) -> SlsSearch:
+        """The chosen method at its start, on the stage's network or on another."""
+        config = self.config.search
+        return METHODS[config.method](
+            network or self.network, self.sampler, self.held_out, config, budget, plan
+        )
 
     def _steps(self, budget: float) -> int:
         """Steps of a budget: as set, or as many as fit into the minutes."""
         config = self.config.search
         if config.minutes is None:
             return config.steps
-        probe = METHODS[config.method](
-            copy.deepcopy(self.network),
-            self.sampler,
-            self.held_out,
-            config,
-            budget,
-            Plan.of(config, _LONG),
-        )
+        probe = self._new(budget, Plan.of(config, _LONG), copy.deepcopy(self.network))
         return steps_within(config, config.minutes, probe.train_step, probe.start_epoch)
 
     def _save(self, state: Checkpoint, search: SlsSearch, inputs: dict[str, Any]) -> None:
@@ -218,17 +215,21 @@ class _Stage:
 
     def _write(self, folder: Path, search: SlsSearch) -> Iterable[Path]:
         last = search.history[-1]
-        kept = dict(zip((layer.name for layer in self.network.layers), last["kept"], strict=True))
         state = self.network.sparse_state()
         pattern = self.network.pattern
+        ratios_kept = {
+            layer.name: pattern.ratio(count)
+            for layer, count in zip(self.network.layers, last["kept"], strict=True)
+        }
+        dense_ratio = pattern.ratio(pattern.units)
         macs = sum(layer.macs for layer in self.layers)
         dense = sum(layer.macs for layer in self.layers if not layer.prunable)
         rows = [
             {
                 **asdict(layer),
                 "prunable": layer.prunable,
-                "kept": pattern.ratio(kept.get(layer.name, pattern.units))[0],
-                "of": pattern.ratio(kept.get(layer.name, pattern.units))[1],
+                "kept": ratios_kept.get(layer.name, dense_ratio)[0],
+                "of": dense_ratio[1],
                 "nonzero": round(float((state[f"{layer.name}.weight"] != 0).double().mean()), 6),
             }
             for layer in self.layers

@@ -7,16 +7,18 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from sls_deploy.config import ValidateConfig
 from sls_deploy.data.truth import TruthFolder
 from sls_deploy.engine.gpu import gpu_architecture
 from sls_deploy.errors import SlsError
+from sls_deploy.files import hash_file, write_json
 from sls_deploy.models.model import load_model
 from sls_deploy.models.registry import REGISTRY
 from sls_deploy.progress import Progress, Report, silent
-from sls_deploy.run import Run, budget_name, hash_file, versions, write_json
+from sls_deploy.run import Run, budget_name, versions
 from sls_deploy.runtime.onnxruntime import OnnxRunner
 from sls_deploy.runtime.pytorch import TorchRunner
 from sls_deploy.runtime.runner import Runner
@@ -105,7 +107,7 @@ def validate_budget(
     plans = sorted(run.folder("engines", budget).glob("*.plan"))
     sparse = searched / "weights.safetensors"
     dense_hash = hash_file(config.weights)
-    if read_ratios(searched / "ratios.json").get("dense_sha256", dense_hash) != dense_hash:
+    if read_ratios(searched / "ratios.json").get("dense_sha256") != dense_hash:
         what = "is not the checkpoint that was searched"
         raise SlsError(what, str(config.weights), "Put it back, or search again.")
     inputs = {
@@ -158,19 +160,8 @@ def read_validation(path: Path) -> Validation:
         SlsError: the file is damaged.
     """
     try:
-        values: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        stages = tuple(
-            StageFigures(
-                **{
-                    **stage,
-                    "pictures": tuple(PictureFigures(**row) for row in stage["pictures"]),
-                }
-            )
-            for stage in values["stages"]
-        )
-        gates = tuple(Gate(**gate) for gate in values["gates"])
-        return Validation(**{**values, "stages": stages, "gates": gates})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return TypeAdapter(Validation).validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
         raise SlsError(f"cannot be read ({error})", str(path), "Validate again.") from None
 
 

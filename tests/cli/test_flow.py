@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from sls_deploy.config import Config, read_config
+from sls_deploy.files import hash_file
 from sls_deploy.models.model import load_model
-from sls_deploy.run import Run, hash_file
+from sls_deploy.run import Run
 
 Program = Callable[..., Any]
 

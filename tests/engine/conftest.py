@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from sls_deploy.config import BuildConfig, Config, to_toml
 from sls_deploy.engine.request import BuildRequest
 from sls_deploy.engine.stage import EngineResult, build_engines
-from sls_deploy.run import Run, hash_file
+from sls_deploy.files import hash_file
+from sls_deploy.run import Run
 
 SHAPES = {
     "min_shape": (1, 3, 16, 16),

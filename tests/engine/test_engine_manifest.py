@@ -10,7 +10,8 @@ import pytest
 from sls_deploy.engine.manifest import read_manifest, verified_manifest, write_manifest
 from sls_deploy.engine.stage import EngineResult
 from sls_deploy.errors import SlsError
-from sls_deploy.run import Run, hash_file
+from sls_deploy.files import hash_file
+from sls_deploy.run import Run
 
 
 @pytest.fixture

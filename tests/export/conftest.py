@@ -12,9 +12,10 @@ from torch import nn
 
 from sls_deploy.config import Config, ExportConfig, to_toml
 from sls_deploy.export.stage import ExportResult, export_onnx
+from sls_deploy.files import write_json, write_text
 from sls_deploy.models.architecture import Description
 from sls_deploy.models.model import RestorationModel, build_model, save_weights
-from sls_deploy.run import Run, write_json, write_text
+from sls_deploy.run import Run
 
 SMALL = {
     "edsr": Description("edsr", {"features": 16, "blocks": 2, "scale": 3}, 3, 255.0),

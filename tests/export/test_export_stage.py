@@ -10,8 +10,9 @@ from torch import nn
 from sls_deploy.config import ExportConfig
 from sls_deploy.errors import SlsError
 from sls_deploy.export.stage import export_onnx
+from sls_deploy.files import hash_file
 from sls_deploy.progress import Progress
-from sls_deploy.run import Run, hash_file
+from sls_deploy.run import Run
 
 ALL = ExportConfig()
 FP32 = ExportConfig(precisions=("fp32",))

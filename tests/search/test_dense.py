@@ -6,9 +6,9 @@ import pytest
 
 from sls_deploy.config import DataConfig, TrainConfig
 from sls_deploy.errors import SlsError
+from sls_deploy.files import hash_file
 from sls_deploy.models.model import load_model
 from sls_deploy.progress import Progress
-from sls_deploy.run import hash_file
 from sls_deploy.search.dense import train_dense
 
 CONFIG = TrainConfig(

@@ -14,9 +14,10 @@ import torch
 
 from sls_deploy.config import Config
 from sls_deploy.errors import SlsError
+from sls_deploy.files import hash_file
 from sls_deploy.models.model import load_model, save_weights
 from sls_deploy.progress import Progress
-from sls_deploy.run import Run, hash_file
+from sls_deploy.run import Run
 from sls_deploy.search import stage
 from sls_deploy.search.stage import search_budgets
 

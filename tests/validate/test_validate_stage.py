@@ -11,9 +11,10 @@ from sls_deploy.data.images import write_image
 from sls_deploy.data.samples import sample_photos
 from sls_deploy.errors import SlsError
 from sls_deploy.export.stage import export_onnx
+from sls_deploy.files import hash_file, write_json, write_text
 from sls_deploy.models.architecture import Description
-from sls_deploy.models.model import build_model, save_weights
-from sls_deploy.run import Run, write_json, write_text
+from sls_deploy.models.model import build_model, load_model, save_weights
+from sls_deploy.run import Run
 from sls_deploy.validate.stage import read_validation, validate_budget
 
 
@@ -36,7 +37,14 @@ def run(tmp_path: Path) -> Run:
     config = Config(model=ModelConfig(name="edsr", weights=dense, scale=2))
     write_text(run.path / "config.toml", to_toml(config))
     folder = run.folder("search", 0.5)
-    ratios = {"budget": 0.5, "pattern": "2:4", "cost": 0.5, "network_cost": 0.5, "layers": []}
+    ratios = {
+        "budget": 0.5,
+        "dense_sha256": hash_file(dense),
+        "pattern": "2:4",
+        "cost": 0.5,
+        "network_cost": 0.5,
+        "layers": [],
+    }
     run.stage(
         "search/b0.50",
         {},
@@ -89,3 +97,14 @@ def test_damaged_figures_are_refused(tmp_path: Path) -> None:
     path = write_json(tmp_path / "a.json", {"stages": []})
     with pytest.raises(SlsError, match=r"a\.json: cannot be read .*Validate again"):
         read_validation(path)
+
+
+def test_another_dense_network_than_the_one_searched_is_refused(run: Run, tmp_path: Path) -> None:
+    dense = run.config.model.weights
+    assert dense is not None
+    model = load_model(dense)
+    with torch.no_grad():
+        model.network.head[0].weight.mul_(2)
+    save_weights(dense, model)
+    with pytest.raises(SlsError, match="is not the checkpoint that was searched"):
+        validate_budget(run, 0.5, pictures(tmp_path / "pictures", 80))
