@@ -14,6 +14,7 @@ def export(
     run: o.RunFolder = None,
     budget: o.Budget = None,
     precision: o.ExportPrecisions = None,
+    refill: o.Refill = None,
     json: o.Json = False,
 ) -> None:
     """
@@ -29,7 +30,9 @@ def export(
     from sls_deploy.export.stage import export_onnx
 
     folder = o.find_run(run)
-    settings = merge_config(folder.config, {"export": {"precisions": o.listed(precision)}})
+    settings = merge_config(
+        folder.config, {"export": {"precisions": o.listed(precision), "refill": refill}}
+    )
     budgets = o.chosen_budgets(folder, budget, "search")
     with progress(quiet=json) as report:
         results = [export_onnx(folder, value, settings.export, report) for value in budgets]
@@ -50,6 +53,8 @@ def print_export(result: ExportResult) -> None:
         f"export of budget {result.budget:g}{unchanged}: {counts.pruned} of {counts.total} layers "
         f"pruned, {counts.legal_2_4} are 2:4, {counts.eligible} eligible for sparse tensor cores"
     )
+    if result.refilled:
+        print_line("  of the weights refilled to N = M/2; --no-refill exports those searched")
     for precision, path in result.files.items():
         rounded = result.rounded_db.get(precision)
         also = "" if rounded is None else f", {rounded:.1f} dB with activations rounded to fp16"

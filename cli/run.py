@@ -21,6 +21,7 @@ def run(
     scale: o.Scale = None,
     data: o.Photos = None,
     pictures: o.Truth = None,
+    method: o.Method = None,
     pattern: o.Pattern = None,
     budget: o.Budgets = None,
     steps: o.Steps = None,
@@ -29,7 +30,22 @@ def run(
     patch: o.Patch = None,
     learning_rate: o.Rate = None,
     penalty: o.Penalty = None,
+    recover_rate: o.RecoverRate = None,
+    distillation: o.Distillation = None,
+    ema: o.Ema = None,
+    regrow: o.Regrow = None,
+    memory: o.Memory = None,
+    crops: o.Crops = None,
+    narrow: o.Narrow = None,
     seed: o.Seed = None,
+    cost: o.Cost = None,
+    gpu: o.Gpu = None,
+    latency_table: o.LatencyTable = None,
+    devices: o.Devices = None,
+    nodes: o.Nodes = None,
+    training_precision: o.TrainingPrecision = None,
+    accumulate: o.Accumulate = None,
+    tensorboard: o.Tensorboard = None,
     cache_mib: o.CacheMib = None,
     arch: o.Architectures = None,
     backend: o.Backend = None,
@@ -63,12 +79,18 @@ def run_all(settings: Config, folder: Path, *, json: bool = False) -> None:
     from sls_deploy.engine.stage import build_engines
     from sls_deploy.export.stage import export_onnx
     from sls_deploy.run import Run
+    from sls_deploy.search.processes import Processes
     from sls_deploy.search.stage import search_budgets
     from sls_deploy.validate.stage import validate_budget
 
     _check_ready(settings)
-    with progress(quiet=json) as report:
-        searched = search_budgets(settings, folder, report)
+    with (
+        Processes.of(settings.search) as processes,
+        progress(quiet=json or not processes.is_first) as report,
+    ):
+        searched = search_budgets(settings, folder, report, processes)
+        if not processes.is_first:
+            return
         stages = Run.open(folder)
         budgets = [result.budget for result in searched.budgets]
         exported = [export_onnx(stages, value, settings.export, report) for value in budgets]

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 from sls_deploy.cli import options as o
 
 if TYPE_CHECKING:
-    from sls_deploy.search.stage import SearchResult
+    from sls_deploy.search.results import SearchResult
+
+_SEARCH_FLAGS = (
+    "method", "pattern", "cost", "gpu", "latency_table", "narrow", "steps", "minutes", "batch",
+    "patch", "learning_rate", "penalty", "recover_rate", "distillation", "ema", "regrow", "memory",
+    "crops", "seed", "devices", "nodes", "training_precision", "accumulate", "tensorboard",
+)  # fmt: skip
 
 
 def search(
@@ -16,6 +22,7 @@ def search(
     weights: o.Weights = None,
     scale: o.Scale = None,
     data: o.Photos = None,
+    method: o.Method = None,
     pattern: o.Pattern = None,
     budget: o.Budgets = None,
     steps: o.Steps = None,
@@ -24,7 +31,22 @@ def search(
     patch: o.Patch = None,
     learning_rate: o.Rate = None,
     penalty: o.Penalty = None,
+    recover_rate: o.RecoverRate = None,
+    distillation: o.Distillation = None,
+    ema: o.Ema = None,
+    regrow: o.Regrow = None,
+    memory: o.Memory = None,
+    crops: o.Crops = None,
+    narrow: o.Narrow = None,
     seed: o.Seed = None,
+    cost: o.Cost = None,
+    gpu: o.Gpu = None,
+    latency_table: o.LatencyTable = None,
+    devices: o.Devices = None,
+    nodes: o.Nodes = None,
+    training_precision: o.TrainingPrecision = None,
+    accumulate: o.Accumulate = None,
+    tensorboard: o.Tensorboard = None,
     cache_mib: o.CacheMib = None,
     config: o.Settings = None,
     out: o.Out = None,
@@ -40,13 +62,19 @@ def search(
     ./sls-deploy.toml. An interrupted search goes on with the same command.
     """
     from sls_deploy.cli.output import print_json, progress
+    from sls_deploy.search.processes import Processes
     from sls_deploy.search.stage import search_budgets
 
     flags = search_flags(locals())
     settings = o.load_settings(config, flags)
     folder = out or default_folder(settings.model.weights)
-    with progress(quiet=json) as report:
-        result = search_budgets(settings, folder, report)
+    with (
+        Processes.of(settings.search) as processes,
+        progress(quiet=json or not processes.is_first) as report,
+    ):
+        result = search_budgets(settings, folder, report, processes)
+    if not processes.is_first:
+        return
     if json:
         print_json(result)
     else:
@@ -60,13 +88,9 @@ def search_flags(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "data": {"photos": given["data"], "cache_mib": given["cache_mib"]},
         "search": {
             "budgets": o.budgets_of(given["budget"]),
-            **{
-                key: given[key]
-                for key in ("pattern", "steps", "minutes", "batch", "patch", "learning_rate",
-                            "penalty", "seed")
-            },
+            **{key: given[key] for key in _SEARCH_FLAGS},
         },
-    }  # fmt: skip
+    }
 
 
 def default_folder(weights: Path | None) -> Path:
@@ -99,4 +123,19 @@ def print_search(result: SearchResult) -> None:
     ]
     columns = ["budget", "cost", "whole net", "dense dB", "sparse dB", "steps", "s", "MiB"]
     print_table(f"search of {result.model}, PSNR on held-out crops", columns, rows)
+    for row in result.budgets:
+        for source in row.candidates:
+            taken = ", taken" if source["chosen"] else ""
+            print_line(
+                f"  {row.budget:g}: {source['source']} ratios, reconstructed: "
+                f"{source['psnr']:.2f} dB{taken}"
+            )
+        if row.refill:
+            print_line(
+                f"  {row.budget:g}: {len(row.refill['layers'])} layers refilled to N = M/2 for "
+                f"export, {row.refill['gain_db']:+.2f} dB"
+            )
+        for note in row.notes:
+            print_line(f"  {row.budget:g}: {note}")
+    print_line(f"  cost: {result.cost_note}")
     print_line(f"wrote {result.run / 'search'}")

@@ -27,6 +27,10 @@ Shape = Annotated[
 ]
 
 
+WITHOUT_EFFECT = frozenset({"devices", "nodes", "tensorboard"})
+"""Settings of a search that its result does not depend on, but for rounding."""
+
+
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown names."""
 
@@ -54,7 +58,11 @@ class DataConfig(Section):
 class SearchConfig(Section):
     """The search for what to prune."""
 
-    method: Literal["sls"] = Field("sls", description="'sls', learnt end to end as in the paper.")
+    method: Literal["auto", "reconstruct", "sls"] = Field(
+        "auto",
+        description="'auto': the best ratios, reconstructed, then fine-tuned; 'reconstruct': no "
+        "training; 'sls': the paper's, learnt end to end.",
+    )
     pattern: str = Field("2:4", description="'2:4', or 'n:M' with M of 4, 8, 16 or 32.")
     budgets: tuple[float, ...] = Field(
         (0.5,), description="Cost to reach, as a share of the prunable layers' dense cost."
@@ -73,6 +81,29 @@ class SearchConfig(Section):
         0.02, gt=0, description="Weight of the cost (as a share of dense) beside the L1 loss."
     )
     seed: int = Field(0, ge=0, description="Seed of crops and flips.")
+    recover_rate: float = Field(8e-4, gt=0, description="Peak rate of Adam while recovering.")
+    distillation: float = Field(
+        1.0, ge=0, description="Weight of L1 to the dense network beside L1 to the truth."
+    )
+    ema: float = Field(0.999, ge=0, lt=1, description="Decay of the averaged weights.")
+    regrow: bool = Field(False, description="Let pruned weights come back while recovering.")
+    memory: int = Field(4096, ge=1, description="Memory for second-order work, in MiB.")
+    crops: int = Field(96, ge=1, description="Crops that reconstruction is calibrated on.")
+    narrow: Literal[0, 8, 16] = Field(
+        16, description="Step of block widths under pattern 2:4; 0 never narrows."
+    )
+    cost: Literal["macs", "executable", "latency"] = Field(
+        "macs", description="What a budget is a share of: 'macs', 'executable' or 'latency'."
+    )
+    gpu: str = Field("a10", description="GPU whose latency is estimated where no table is given.")
+    latency_table: Path | None = Field(None, description="Layer times measured on your GPU.")
+    devices: int = Field(1, ge=1, description="Training processes on a machine, one for each GPU.")
+    nodes: int = Field(1, ge=1, description="Machines to train on.")
+    training_precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="Precision of training; scores and measurements stay fp32."
+    )
+    accumulate: int = Field(1, ge=1, description="Parts of a batch that are trained in turn.")
+    tensorboard: bool = Field(False, description="Write TensorBoard logs into the run.")
 
     @field_validator("pattern")
     @classmethod
@@ -108,6 +139,9 @@ class ExportConfig(Section):
 
     precisions: tuple[Precision, ...] = Field(
         ("fp32", "fp16"), min_length=1, description="Precisions to export."
+    )
+    refill: bool = Field(
+        True, description="Export layers below N = M/2 with M/2, which cost the same on Ampere."
     )
 
 
@@ -205,7 +239,12 @@ def read_config(path: Path) -> Config:
         raise SlsError("no such file", str(path), "`sls-deploy init` writes one.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SlsError(f"cannot be read as TOML ({error})", str(path)) from None
-    for section, name in (("model", "weights"), ("data", "photos"), ("validate", "pictures")):
+    for section, name in (
+        ("model", "weights"),
+        ("data", "photos"),
+        ("search", "latency_table"),
+        ("validate", "pictures"),
+    ):
         value = values.get(section, {})
         if isinstance(value, dict) and isinstance(value.get(name), str):
             value[name] = str(path.parent / value[name])

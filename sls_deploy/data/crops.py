@@ -32,17 +32,32 @@ class CropSampler:
         self._order = np.random.default_rng(seed).permutation(len(photos))
         self._pool = min(len(photos), max(batch, photos.cached))
 
-    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Input and truth of a step, float32 NCHW RGB 0..1."""
+    def of_size(self, batch: int) -> CropSampler:
+        """The same with another number of crops in a batch."""
+        return CropSampler(self.photos, self.patch, batch, self.seed)
+
+    def batch(
+        self, step: int, share: tuple[int, int] = (0, 1)
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Input and truth of a step, float32 NCHW RGB 0..1.
+
+        Args:
+            step: 0 or more.
+            share: (k, n) gives crops k, k + n, ... of the same batch: one of n equal parts.
+        """
+        first, parts = share
+        if self.size % parts:
+            raise ValueError(f"{self.size} crops have no {parts} equal parts")
         generator = np.random.default_rng((self.seed, step))
         crops = []
-        for _ in range(self.size):
+        for number in range(self.size):
             place = step // _STEPS_PER_PHOTO + int(generator.integers(self._pool))
             pair = self.photos.pair(int(self._order[place % len(self._order)]))
             lr, hr = _crop(pair, self.patch, self.photos.scale, generator)
             turns, mirror = int(generator.integers(4)), bool(generator.integers(2))
             lr, hr = np.rot90(lr, turns), np.rot90(hr, turns)
-            crops.append((lr[:, ::-1], hr[:, ::-1]) if mirror else (lr, hr))
+            if number % parts == first:
+                crops.append((lr[:, ::-1], hr[:, ::-1]) if mirror else (lr, hr))
         return _tensors(crops)
 
 

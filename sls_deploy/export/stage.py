@@ -63,6 +63,8 @@ class ExportResult:
     """The same for fp16 with every activation rounded to fp16, which ONNX Runtime leaves out."""
     layers: LayerCounts
     """Summary of the proof."""
+    refilled: bool
+    """Whether layers below N = M/2 were filled up to M/2."""
     skipped: bool
     """Whether all of it stood already."""
 
@@ -87,14 +89,16 @@ def export_onnx(
     """
     source = run.require("search", budget)
     folder = run.folder("export", budget)
-    weights, ratios = source / "weights.safetensors", source / "ratios.json"
+    refilled, ratios = source / "refilled.safetensors", source / "ratios.json"
+    refill = options.refill and refilled.exists()
+    weights = refilled if refill else source / "weights.safetensors"
     with run.locked():
         hashes = {"weights": hash_file(weights), "ratios": hash_file(ratios)}
         wanted = [precision for precision in _PRECISIONS if precision in options.precisions]
-        inputs = {"version": __version__, "precisions": wanted}
+        inputs = {"version": __version__, "precisions": wanted, "refilled": refill}
 
         def work() -> Iterable[Path]:
-            task = _Task(folder, wanted, report, f"export {budget_name(budget)}")
+            task = _Task(folder, wanted, report, f"export {budget_name(budget)}", weights.name)
             return task.run(load_model(weights), read_ratios(ratios), hashes)
 
         key = f"export/{budget_name(budget)}"
@@ -106,9 +110,14 @@ class _Task:
     """One export, from a model to the files."""
 
     def __init__(
-        self, folder: Path, precisions: Sequence[Precision], report: Report, name: str
+        self,
+        folder: Path,
+        precisions: Sequence[Precision],
+        report: Report,
+        name: str,
+        source: str,
     ) -> None:
-        self._folder, self._precisions = folder, precisions
+        self._folder, self._precisions, self._source = folder, precisions, source
         self._report, self._name, self._done = report, name, 0
 
     def run(
@@ -152,7 +161,7 @@ class _Task:
                 "budget": ratios["budget"],
                 "pattern": ratios["pattern"],
                 "opset": OPSET,
-                "source": dict(hashes),
+                "source": {"file": self._source, **hashes},
                 "headroom": headroom,
                 "files": files,
             }
@@ -188,7 +197,7 @@ def _facts(model: RestorationModel, ratios: Mapping[str, Any], weights: str) -> 
         "pattern": ratios["pattern"],
         "cost": f"{ratios['cost']:g}",
         "network_cost": f"{ratios['network_cost']:g}",
-        "model": json.dumps(asdict(model.description), sort_keys=True),
+        "model": model.description.to_json(),
         "weights_sha256": weights,
     }
 
@@ -206,7 +215,8 @@ def _headroom(graph: bytes, scale: int) -> dict[str, Any]:
 
 def _result(folder: Path, budget: float, *, skipped: bool) -> ExportResult:
     path = folder / "proof.json"
-    files = json.loads(path.read_text("utf-8"))["files"]
+    proof = json.loads(path.read_text("utf-8"))
+    files = proof["files"]
     layers = [entry["layers"] for entry in files.values()]
 
     def count(key: str) -> int:
@@ -223,5 +233,6 @@ def _result(folder: Path, budget: float, *, skipped: bool) -> ExportResult:
             if entry["parity_rounded"]
         },
         layers=LayerCounts(len(layers[0]), count("pruned"), count("legal_2_4"), count("eligible")),
+        refilled=proof["source"]["file"] == "refilled.safetensors",
         skipped=skipped,
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -29,6 +30,16 @@ class Description:
     """Output pixels for one input pixel, along each side."""
     input_range: float
     """The raw network's value of white: 1.0 or 255.0."""
+    widths: dict[str, list[int]] = field(default_factory=dict)
+    """Modules smaller than the architecture makes them: name to [outputs, inputs] of a convolution,
+    or [channels] of a batch normalisation or PReLU."""
+
+    def to_json(self) -> str:
+        """One line of JSON; widths stand in it only where there are some."""
+        content = asdict(self)
+        if not self.widths:
+            del content["widths"]
+        return json.dumps(content, sort_keys=True)
 
 
 @dataclass(frozen=True)

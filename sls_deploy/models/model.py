@@ -10,6 +10,7 @@ from torch import nn
 
 from sls_deploy.errors import SlsError
 from sls_deploy.models.architecture import Description, StateDict
+from sls_deploy.models.narrow import narrow
 from sls_deploy.models.registry import REGISTRY
 from sls_deploy.models.weights_file import read_weights, write_weights
 
@@ -41,13 +42,14 @@ def build_model(description: Description) -> RestorationModel:
     """Make a network with fresh weights.
 
     Raises:
-        SlsError: no such network, or options that it does not have.
+        SlsError: no such network, options that it does not have, or widths that it cannot have.
     """
     architecture = REGISTRY.get(description.name)
     try:
         network = architecture.build(**description.options)
     except (TypeError, ValueError, RuntimeError) as error:
         raise SlsError(f"cannot build {description.name} ({error})") from None
+    narrow(network, description.widths)
     return RestorationModel(network, description)
 
 
@@ -73,6 +75,7 @@ def load_model(weights: Path, name: str = "auto", scale: int | None = None) -> R
         # Without memory behind it the network is made at once, and its initial weights never are.
         with torch.device("meta"):
             model = build_model(description)
+            _check_widths(model.eval())
         fitting = fit_state(state, model)
     except SlsError as error:
         raise SlsError(error.what, str(weights), error.fix) from None
@@ -132,6 +135,20 @@ def _check_wanted(description: Description, name: str, scale: int | None) -> Non
     if scale not in (None, description.scale):
         fix = "Ask for a scale that is there."
         raise SlsError(f"holds no weights for x{scale} (there: x{description.scale})", fix=fix)
+
+
+def _check_widths(model: RestorationModel) -> None:
+    """Run a narrowed network, which has no memory behind it, to see that its modules fit."""
+    if not model.description.widths:
+        return
+    side, scale = REGISTRY.get(model.description.name).least_side, model.description.scale
+    try:
+        shape = model(torch.empty(1, 3, side, side)).shape
+    except RuntimeError:
+        shape = None
+    if shape != (1, 3, side * scale, side * scale):
+        fix = "Write the file again with this version."
+        raise SlsError("the widths of its modules do not fit each other", fix=fix)
 
 
 def _shape(tensor: torch.Tensor) -> str:

@@ -6,7 +6,6 @@ import json
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,7 @@ def write_weights(path: Path, state: StateDict, description: Description) -> Pat
         SlsError: the disk is full or the folder cannot be written; `path` is left as it was.
     """
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
-    content = save(tensors, {_KEY: json.dumps(asdict(description), sort_keys=True)})
+    content = save(tensors, {_KEY: description.to_json()})
     with atomic(path) as temporary:
         temporary.write_bytes(content)
     return path
@@ -118,6 +117,7 @@ def _description(text: str, where: str) -> Description:
         or not isinstance(description.options, dict)
         or not isinstance(description.scale, int)
         or description.input_range not in (1.0, 255.0)
+        or not isinstance(description.widths, dict)
     ):
         fix = "Write the file again with this version."
         raise SlsError("its description of the network is not understood", where, fix)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sls_deploy.config import Config, to_toml
+from sls_deploy.config import WITHOUT_EFFECT, Config, to_toml
 from sls_deploy.errors import SlsError
 from sls_deploy.files import write_text
 from sls_deploy.models.registry import Description
@@ -16,9 +16,15 @@ def resolve(config: Config, description: Description) -> Config:
     sections: dict[str, dict[str, Any]] = {
         "model": {"name": description.name, "scale": description.scale},
         "data": {},
+        "search": {},
         "validate_": {},
     }
-    for section, name in (("model", "weights"), ("data", "photos"), ("validate_", "pictures")):
+    for section, name in (
+        ("model", "weights"),
+        ("data", "photos"),
+        ("search", "latency_table"),
+        ("validate_", "pictures"),
+    ):
         path = getattr(getattr(config, section), name)
         sections[section][name] = path.resolve() if path else None
     return config.model_copy(
@@ -41,7 +47,7 @@ def claim(run: Run, config: Config) -> Config:
         for section in ("model", "data", "search"):
             old = getattr(before, section).model_dump(exclude={"budgets"})
             new = getattr(config, section).model_dump(exclude={"budgets"})
-            for key in old:
+            for key in old.keys() - WITHOUT_EFFECT:
                 if old[key] != new[key]:
                     raise SlsError(
                         f"holds a search with {section}.{key} = {old[key]}, not {new[key]}",

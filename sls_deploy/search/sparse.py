@@ -9,7 +9,7 @@ from torch.func import functional_call
 from sls_deploy.models.model import RestorationModel
 from sls_deploy.search.budget import unit_costs
 from sls_deploy.search.layers import Layer
-from sls_deploy.sparsity.masks import MAX_SCORE, keep_table, look_up, masked_weight
+from sls_deploy.sparsity.masks import MAX_SCORE, keep_table, look_up, masked_weights
 from sls_deploy.sparsity.pattern import Pattern
 from sls_deploy.sparsity.ranks import rank_units
 
@@ -24,25 +24,34 @@ class SparseNetwork(nn.Module):
         model: the dense network; its weights are trained in place.
         layers: the prunable layers of `model.network`.
         pattern: what their units are.
+        costs: cost of each unit, float64 of shape [layers, units]; their MACs if left out.
     """
 
-    def __init__(self, model: RestorationModel, layers: list[Layer], pattern: Pattern) -> None:
+    costs: Tensor
+
+    def __init__(
+        self,
+        model: RestorationModel,
+        layers: list[Layer],
+        pattern: Pattern,
+        costs: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.layers = layers
         self.pattern = pattern
+        # In a list, where they are not registered a second time.
+        self._pruned = [model.network.get_submodule(layer.name) for layer in layers]
         self.scores = nn.Parameter(torch.ones(len(layers), pattern.units - 1))
-        self.costs = unit_costs(layers, pattern)
+        costs = unit_costs(layers, pattern) if costs is None else costs
+        self.register_buffer("costs", costs, persistent=False)
         self._frozen: Tensor | None = None
-        self._table = torch.zeros(0)
-        self._masks: list[Tensor] = []
         self.rerank()
 
     @property
     def weights(self) -> list[Tensor]:
         """The dense weights of the prunable layers."""
-        parameters = dict(self.model.network.named_parameters())
-        return [parameters[f"{layer.name}.weight"] for layer in self.layers]
+        return [module.get_parameter("weight") for module in self._pruned]
 
     @property
     def products(self) -> Tensor:
@@ -57,7 +66,7 @@ class SparseNetwork(nn.Module):
     def rerank(self) -> None:
         """Rank the weights anew; done at the start of every epoch, also after the freeze."""
         self._units = [rank_units(weight, self.pattern) for weight in self.weights]
-        self._masks = []
+        self._masked: tuple[Tensor, list[Tensor]] | None = None
 
     def freeze(self, counts: Tensor) -> None:
         """Keep the first `counts` units of each layer from now on.
@@ -89,7 +98,9 @@ class SparseNetwork(nn.Module):
 
     def prefix(self, counts: Tensor) -> Tensor:
         """The table that keeps the first `counts` units of each layer."""
-        return (torch.arange(self.pattern.units) < counts[:, None]).to(self.scores.dtype)
+        return (torch.arange(self.pattern.units, device=counts.device) < counts[:, None]).to(
+            self.scores.dtype
+        )
 
     def cost(self, table: Tensor) -> Tensor:
         """Cost of what `table` keeps, as a share of the prunable layers' dense cost."""
@@ -108,17 +119,12 @@ class SparseNetwork(nn.Module):
 
     def effective(self, table: Tensor) -> dict[str, Tensor]:
         """Masked weights of the prunable layers, by parameter name in `model`."""
-        weights = self.weights
-        if not self._masks or not torch.equal(self._table, table):
-            self._masks = [
-                look_up(row, units, weight.dtype)
-                for row, units, weight in zip(table, self._units, weights, strict=True)
-            ]
-            self._table = table.detach().clone()
-        parts = zip(self.layers, weights, table.unbind(), self._units, self._masks, strict=True)
+        if self._masked is None or not torch.equal(self._masked[0], table):
+            self._masked = table.detach().clone(), look_up(table, self._units)
+        used = masked_weights(self.weights, table, self._units, self._masked[1])
         return {
-            f"network.{layer.name}.weight": masked_weight(weight, row, units, mask)
-            for layer, weight, row, units, mask in parts
+            f"network.{layer.name}.weight": weight
+            for layer, weight in zip(self.layers, used, strict=True)
         }
 
     def sparse_state(self) -> dict[str, Tensor]:

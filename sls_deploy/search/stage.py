@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from sls_deploy._version import __version__
-from sls_deploy.config import Config
+from sls_deploy.config import WITHOUT_EFFECT, Config
 from sls_deploy.data.crops import CropSampler, held_out
-from sls_deploy.data.photos import Photos, Skipped
 from sls_deploy.errors import SlsError
-from sls_deploy.files import hash_file, hash_json, write_json
-from sls_deploy.models.model import RestorationModel, load_model, save_weights
+from sls_deploy.files import hash_file, hash_json
+from sls_deploy.models.model import load_model
 from sls_deploy.progress import Report, silent
 from sls_deploy.run import Run, budget_name
-from sls_deploy.search.budget import check_reachable, unit_costs
+from sls_deploy.search.auto import search_by_reconstruction
+from sls_deploy.search.budget import check_reachable
 from sls_deploy.search.checkpoint import (
     IDENTITY,
     Checkpoint,
@@ -25,8 +25,15 @@ from sls_deploy.search.checkpoint import (
     resume,
     save_checkpoint,
 )
+from sls_deploy.search.cost import cost_model, unit_costs
 from sls_deploy.search.layers import Layer, find_layers
+from sls_deploy.search.logs import TrainingLog
+from sls_deploy.search.outcome import RATIOS, Outcome
 from sls_deploy.search.photos import load_photos
+from sls_deploy.search.processes import Processes
+from sls_deploy.search.reconstruction import Reconstruction
+from sls_deploy.search.refill import reconstruct_refilled, refill
+from sls_deploy.search.results import BudgetResult, SearchResult
 from sls_deploy.search.schedule import Plan, steps_within
 from sls_deploy.search.settings import claim, resolve
 from sls_deploy.search.sls import SlsSearch, held_out_psnr, load_network
@@ -34,56 +41,14 @@ from sls_deploy.search.sparse import SparseNetwork
 from sls_deploy.sparsity.pattern import Pattern
 from sls_deploy.sparsity.ratios import read_ratios
 
-WEIGHTS = "weights.safetensors"
-RATIOS = "ratios.json"
-HISTORY = "history.json"
-METHODS = {"sls": SlsSearch}
-"""What searches one budget, by `search.method`."""
+_NO_INPUTS = {*WITHOUT_EFFECT, "budgets", "latency_table"}
 _LONG = 10**6
 """Steps of a plan that never freezes while it is timed."""
 
 
-@dataclass(frozen=True)
-class BudgetResult:
-    """What the search reached for one budget."""
-
-    budget: float
-    """Cost asked for, as a share of the prunable layers' dense cost."""
-    cost: float
-    """Cost reached; never above the budget."""
-    network_cost: float
-    """The same over all layers of the network, dense ones included."""
-    dense_psnr: float
-    """PSNR of the dense network on held-out crops, dB over RGB."""
-    psnr: float
-    """PSNR of the sparse network on the same crops."""
-    steps: int
-    """Training steps done."""
-    seconds: float
-    """Wall time."""
-    peak_mib: int
-    """Peak resident memory of the process, MiB."""
-    skipped: bool
-    """Whether an unchanged earlier result was taken."""
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What the search stage wrote."""
-
-    run: Path
-    """The run folder."""
-    model: str
-    """Network, as the registry calls it."""
-    budgets: tuple[BudgetResult, ...]
-    """Results, by descending budget."""
-    photos: int
-    """Photographs that can be used; a single one is learnt from and measured on."""
-    skipped_photos: tuple[Skipped, ...]
-    """Files left out, each with its reason."""
-
-
-def search_budgets(config: Config, out: Path, report: Report = silent) -> SearchResult:
+def search_budgets(
+    config: Config, out: Path, report: Report = silent, processes: Processes | None = None
+) -> SearchResult:
     """Search every budget of the settings, highest first, each from the one before.
 
     Goes on where an interrupted search stopped; a budget whose result stands is skipped.
@@ -92,26 +57,47 @@ def search_budgets(config: Config, out: Path, report: Report = silent) -> Search
         config: all settings; model, data and search are used, all are kept in the run.
         out: run folder.
         report: receives loss, cost and PSNR.
+        processes: those that search together, launched here; as the settings say if left out.
 
     Raises:
         SlsError: weights, photographs or budgets that cannot be used, or a folder that holds
             another search.
     """
+    processes = processes or Processes.of(config.search)
+    learns = config.search.method == "sls"
+    if processes.world > 1 and not learns:
+        fix = "Give --method sls, or leave --devices and --nodes at 1."
+        raise SlsError(f"--method {config.search.method} works in one process", "--devices", fix)
     pattern = Pattern.parse(config.search.pattern)
     model = load_model(_weights(config), config.model.name, config.model.scale)
     photos, measured = load_photos(config.data, model.description, config.search.patch)
     layers = find_layers(model.network, pattern, config.search.patch)
-    costs = unit_costs([layer for layer in layers if layer.prunable], pattern)
-    check_reachable(config.search.budgets[-1], costs, config.search.pattern)
+    prunable = [layer for layer in layers if layer.prunable]
+    prices = cost_model(config.search, config.build.opt_shape[2:])
+    sampler = CropSampler(photos, config.search.patch, config.search.batch, config.search.seed)
+    crops = held_out(measured, config.data.held_out, config.search.patch)
+    work = Reconstruction(model, prunable, pattern, prices, sampler, crops, config.search)
+    if learns:
+        costs = unit_costs(prices, prunable, pattern)
+        check_reachable(config.search.budgets[-1], costs, config.search.pattern)
+    else:
+        work.check_reachable(config.search.budgets[-1])
     resolved = resolve(config, model.description)
-    run = Run.create(out)
-    with run.locked():
-        resolved = claim(run, resolved)
-        stage = _Stage(run, resolved, model, layers, pattern, (photos, measured))
+    processes.launch()
+    with ExitStack() as held:
+
+        def take_folder() -> dict[str, Any]:
+            run = Run.create(out)
+            held.enter_context(run.locked())
+            return claim(run, resolved).model_dump(mode="json", by_alias=True)
+
+        resolved = Config.model_validate(processes.first(take_folder))
+        files = sorted({*photos.paths, *measured.paths})
+        stage = _Stage(Run(out), resolved, layers, files, work, processes)
         budgets = tuple(stage.search(budget, report) for budget in resolved.search.budgets)
     skipped = tuple(photos.skipped)
     usable = {*photos.paths, *measured.paths} - {item.path for item in skipped}
-    return SearchResult(out, model.description.name, budgets, len(usable), skipped)
+    return SearchResult(out, model.description.name, budgets, prices.note, len(usable), skipped)
 
 
 class _Stage:
@@ -121,24 +107,21 @@ class _Stage:
         self,
         run: Run,
         config: Config,
-        model: RestorationModel,
         layers: list[Layer],
-        pattern: Pattern,
-        pictures: tuple[Photos, Photos],
+        photos: list[Path],
+        work: Reconstruction,
+        processes: Processes,
     ) -> None:
         self.run, self.config, self.layers = run, config, layers
-        photos, measured = pictures
-        self.sampler = CropSampler(
-            photos, config.search.patch, config.search.batch, config.search.seed
-        )
-        self.held_out = held_out(measured, config.data.held_out, config.search.patch)
-        self.dense_psnr = held_out_psnr(model, self.held_out)
-        prunable = [layer for layer in layers if layer.prunable]
-        self.network = SparseNetwork(model.train(), prunable, pattern)
-        self.files = {
-            _name(path, config): hash_file(path)
-            for path in sorted({*photos.paths, *measured.paths})
-        }
+        self.work, self.processes = work, processes
+        self.pattern, self.prices = work.pattern, work.cost
+        self.sampler, self.held_out = work.sampler, work.held_out
+        self.dense_psnr = held_out_psnr(work.model, work.held_out)
+        if config.search.method == "sls":
+            costs = unit_costs(work.cost, work.layers, work.pattern)
+            network = work.model.train()
+            self.network = SparseNetwork(network, work.layers, work.pattern, costs=costs)
+        self.files = {_name(path, config): hash_file(path) for path in photos}
 
     def search(self, budget: float, report: Report) -> BudgetResult:
         """Search one budget, or take its unchanged result."""
@@ -146,23 +129,79 @@ class _Stage:
         inputs = self._inputs(budget)
 
         def work() -> Iterable[Path]:
-            search = self._resumed(budget, inputs)
-            search.run(lambda state: self._save(state, search, inputs), report)
-            return self._write(folder, search)
+            self.processes.broadcast(True)
+            outcome = search()
+            facts = {
+                "budget": budget,
+                "method": self.config.search.method,
+                "dense_sha256": inputs["weights"],
+                "pattern": self.config.search.pattern,
+                "dense_psnr": self.dense_psnr,
+            }
+            return outcome.write(folder, self.layers, self.pattern, self.prices, facts)
 
-        record, skipped = self.run.stage(f"search/{budget_name(budget)}", inputs, work)
+        def search() -> Outcome:
+            if self.config.search.method == "sls":
+                outcome = self._learn(budget, inputs, report)
+            else:
+                outcome = search_by_reconstruction(
+                    self.work,
+                    budget,
+                    self._checkpoints(budget),
+                    hash_json(inputs),
+                    self._logs(budget),
+                    report,
+                )
+            if not self.pattern.binary:
+                outcome = self._refilled(outcome, report)
+            return outcome
+
+        def first() -> bool:
+            _, skipped = self.run.stage(key, inputs, work)
+            if skipped:
+                self.processes.broadcast(False)
+            return skipped
+
+        def others() -> None:
+            if self.processes.broadcast(None):
+                search()
+
+        key = f"search/{budget_name(budget)}"
+        skipped = self.processes.first(first, others)
+        record = self.run.manifest[key]
         ratios = read_ratios(folder / RATIOS)
         return BudgetResult(
             budget=budget,
             **{key: ratios[key] for key in ("cost", "network_cost", "dense_psnr", "psnr", "steps")},
+            refill=ratios.get("refill"),
+            candidates=tuple(ratios["candidates"]),
+            notes=tuple(ratios["notes"]),
             seconds=record.seconds,
             peak_mib=record.peak_mib,
             skipped=skipped,
         )
 
+    def _refilled(self, outcome: Outcome, report: Report) -> Outcome:
+        if not outcome.steps:
+            return reconstruct_refilled(outcome, self.work, report)
+        config = self.config
+        dense = load_model(_weights(config), config.model.name, config.model.scale)
+        prunable = [layer for layer in self.layers if layer.prunable]
+        return refill(
+            outcome,
+            prunable,
+            self.pattern,
+            dense,
+            self.sampler.batch,
+            self.held_out,
+            config.search,
+            report,
+        )
+
     def _inputs(self, budget: float) -> dict[str, Any]:
         config = self.config
-        search = config.search.model_dump(mode="json", exclude={"budgets"})
+        search = config.search.model_dump(mode="json", exclude=_NO_INPUTS)
+        table = config.search.latency_table
         return {
             "version": __version__,
             "weights": hash_file(_weights(self.config)),
@@ -170,7 +209,13 @@ class _Stage:
             "photos": self.files,
             "data": config.data.model_dump(mode="json", exclude={"photos"}),
             "search": search,
-            "budgets": [value for value in config.search.budgets if value >= budget],
+            "latency_table": table and hash_file(table),
+            # Learnt budgets go on from one another, reconstructed ones do not.
+            "budgets": [
+                value
+                for value in config.search.budgets
+                if value >= budget and (value == budget or config.search.method == "sls")
+            ],
         }
 
     def _resumed(self, budget: float, inputs: dict[str, Any]) -> SlsSearch:
@@ -193,12 +238,13 @@ class _Stage:
     def _checkpoints(self, budget: float) -> Path:
         return self.run.path / "search" / "checkpoint" / budget_name(budget)
 
+    def _logs(self, budget: float) -> Path:
+        return self.run.path / "search" / "logs" / budget_name(budget)
+
     def _new(self, budget: float, plan: Plan, network: SparseNetwork | None = None) -> SlsSearch:
         """The chosen method at its start, on the stage's network or on another."""
-        config = self.config.search
-        return METHODS[config.method](
-            network or self.network, self.sampler, self.held_out, config, budget, plan
-        )
+        network, config = network or self.network, self.config.search
+        return SlsSearch(network, self.sampler, self.held_out, config, budget, plan, self.processes)
 
     def _steps(self, budget: float) -> int:
         """Steps of a budget: as set, or as many as fit into the minutes."""
@@ -206,51 +252,32 @@ class _Stage:
         if config.minutes is None:
             return config.steps
         probe = self._new(budget, Plan.of(config, _LONG), copy.deepcopy(self.network))
-        return steps_within(config, config.minutes, probe.train_step, probe.start_epoch)
+        fitting = steps_within(config, config.minutes, probe.train_step, probe.start_epoch)
+        return int(self.processes.broadcast(fitting))
 
     def _save(self, state: Checkpoint, search: SlsSearch, inputs: dict[str, Any]) -> None:
         facts = {**state.facts, IDENTITY: hash_json(inputs), "steps": search.plan.steps}
         folder = self._checkpoints(search.budget)
         save_checkpoint(folder, search.step, Checkpoint(state.tensors, facts))
 
-    def _write(self, folder: Path, search: SlsSearch) -> Iterable[Path]:
-        last = search.history[-1]
-        state = self.network.sparse_state()
-        pattern = self.network.pattern
-        ratios_kept = {
-            layer.name: pattern.ratio(count)
-            for layer, count in zip(self.network.layers, last["kept"], strict=True)
-        }
-        dense_ratio = pattern.ratio(pattern.units)
-        macs = sum(layer.macs for layer in self.layers)
-        dense = sum(layer.macs for layer in self.layers if not layer.prunable)
-        rows = [
-            {
-                **asdict(layer),
-                "prunable": layer.prunable,
-                "kept": ratios_kept.get(layer.name, dense_ratio)[0],
-                "of": dense_ratio[1],
-                "nonzero": round(float((state[f"{layer.name}.weight"] != 0).double().mean()), 6),
-            }
-            for layer in self.layers
-        ]
-        ratios = {
-            "budget": search.budget,
-            "dense_sha256": hash_file(_weights(self.config)),
-            "pattern": self.config.search.pattern,
-            "cost": last["cost"],
-            "network_cost": (dense + last["cost"] * (macs - dense)) / macs,
-            "macs_per_pixel": macs,
-            "dense_psnr": self.dense_psnr,
-            "psnr": last["psnr"],
-            "steps": search.plan.steps,
-            "layers": rows,
-        }
-        yield save_weights(folder / WEIGHTS, self.network.model, state)
-        yield write_json(folder / RATIOS, ratios)
-        yield write_json(
-            folder / HISTORY,
-            {"layers": [layer.name for layer in self.network.layers], "epochs": search.history},
+    def _learn(self, budget: float, inputs: dict[str, Any], report: Report) -> Outcome:
+        """The paper's search, from where the budget before ended."""
+        search = self._resumed(budget, inputs)
+        with ExitStack() as opened:
+            if self.config.search.tensorboard and self.processes.is_first:
+                log = TrainingLog(self._logs(budget), search.step)
+                search.log = opened.enter_context(log)
+            search.run(lambda state: self._save(state, search, inputs), report)
+        last, network = search.history[-1], self.network
+        return Outcome(
+            model=network.model,
+            state=network.sparse_state(),
+            units={
+                layer.name: count for layer, count in zip(network.layers, last["kept"], strict=True)
+            },
+            psnr=last["psnr"],
+            steps=search.plan.steps,
+            history=search.history,
         )
 
 

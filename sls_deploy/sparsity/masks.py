@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,40 +32,58 @@ def keep_table(scores: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(scores[:, :1]), through], dim=1)
 
 
-def look_up(row: Tensor, units: Tensor, dtype: torch.dtype) -> Tensor:
-    """Mask of a layer: `row[units]`, of the shape of `units`."""
-    return row.detach().to(dtype).index_select(0, units.flatten().int()).view(units.shape)
+def look_up(table: Tensor, units: Sequence[Tensor]) -> list[Tensor]:
+    """Masks of all layers: 0 or 1 as uint8, of the shapes of `units`, without a gradient.
+
+    As uint8, as ranks are: float masks of a network would need as much memory as its weights.
+
+    Args:
+        table: shape [layers, units].
+        units: uint8 from `rank_units`, one tensor for each layer.
+    """
+    rows = table.detach().to(torch.uint8)
+    return [
+        row.index_select(0, places.flatten().int()).view_as(places)
+        for row, places in zip(rows, units, strict=True)
+    ]
 
 
-class _MaskedWeight(torch.autograd.Function):
+class _Masked(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, row: Tensor, units: Tensor, mask: Tensor) -> Tensor:
-        ctx.save_for_backward(weight, row, units, mask)
-        return weight * mask
+    def forward(
+        ctx: Any, table: Tensor, units: Sequence[Tensor], masks: Sequence[Tensor], *weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(table, *weights)
+        ctx.units, ctx.masks = units, masks
+        return tuple(weight * mask for weight, mask in zip(weights, masks, strict=True))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        weight, row, units, mask = ctx.saved_tensors
-        (grad,) = grads
-        grad_row = None
-        if ctx.needs_input_grad[1]:
+        table, *weights = ctx.saved_tensors
+        sums = None
+        if ctx.needs_input_grad[0]:
             # Summed in float64: a layer's thousands of products nearly cancel.
-            products = (grad * weight).flatten().double()
-            grad_row = torch.bincount(units.flatten(), products, len(row)).to(row.dtype)
-        return grad * mask, grad_row, None, None
+            sums = torch.zeros_like(table, dtype=torch.float64)
+            for row, places, grad, weight in zip(sums, ctx.units, grads, weights, strict=True):
+                row.index_add_(0, places.flatten().int(), (grad * weight).flatten().double())
+            sums = sums.to(table.dtype)
+        used = (grad * mask for grad, mask in zip(grads, ctx.masks, strict=True))
+        return sums, None, None, *used
 
 
-def masked_weight(weight: Tensor, row: Tensor, units: Tensor, mask: Tensor) -> Tensor:
-    """The weight that is used: `weight * mask`.
+def masked_weights(
+    weights: Sequence[Tensor], table: Tensor, units: Sequence[Tensor], masks: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """The weights that are used: weight times mask, of all layers at once.
 
-    Backward, a pruned weight gets no gradient, and unit u of `row` gets the sum of
-    gradient times weight over the weights of that unit.
+    Backward, a pruned weight gets no gradient, and each entry of `table` gets the sum of
+    gradient times weight over the weights of that layer and unit.
 
     Args:
-        weight: shape [C_out, C_in, *kernel].
-        row: the layer's row of `keep_table`, shape [units].
-        units: uint8 from `rank_units`, shaped like `weight`.
-        mask: `look_up(row, units)`, kept by the caller while neither changes.
+        weights: shape [C_out, C_in, *kernel] each.
+        table: from `keep_table`, shape [layers, units].
+        units: uint8 from `rank_units`, shaped like the weights.
+        masks: `look_up(table, units)`, kept by the caller while neither changes.
     """
-    result: Tensor = _MaskedWeight.apply(weight, row, units, mask)  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, ...] = _Masked.apply(table, units, masks, *weights)  # type: ignore[no-untyped-call]
     return result

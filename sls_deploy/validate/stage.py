@@ -105,7 +105,7 @@ def validate_budget(
     graphs = sorted(exported.glob("model.*.onnx"), key=lambda path: path.name, reverse=True)
     graphs.sort(key=lambda path: path.name != "model.fp32.onnx")
     plans = sorted(run.folder("engines", budget).glob("*.plan"))
-    sparse = searched / "weights.safetensors"
+    sparse = searched / _exported_weights(exported)
     dense_hash = hash_file(config.weights)
     if read_ratios(searched / "ratios.json").get("dense_sha256") != dense_hash:
         what = "is not the checkpoint that was searched"
@@ -151,6 +151,13 @@ def validate_budget(
         summary = _summarise(run)
     validation = read_validation(path)
     return ValidateResult(validation, summary, record.seconds, record.peak_mib, skipped)
+
+
+def _exported_weights(exported: Path) -> str:
+    """Name of the weights that an export was made from: the searched or the refilled ones."""
+    source = json.loads((exported / "proof.json").read_text("utf-8"))["source"]
+    known = ("weights.safetensors", "refilled.safetensors")
+    return next(name for name in known if name == source.get("file", known[0]))
 
 
 def read_validation(path: Path) -> Validation:

@@ -40,7 +40,7 @@ CASES = {
     "budget above everything": ("{search} --budget 1.5", "--budget: '1.5' is not a budget"),
     "budget of no number": ("{search} --budget half", "--budget: 'half' is not a budget"),
     "one bad budget of two": ("{search} --budget 0.5,nan", "--budget: '0.5,nan' is not a budget"),
-    "budget out of reach": ("{search} --budget 0.01", r"0\.01 is below .* 2:4 .*Ask for 0\.5"),
+    "budget out of reach": ("{search} --budget 0.01", r"0\.01 is below .* 2:4 .*0\.5 of macs"),
     "unknown pattern": ("{search} --pattern 3:4", "search.pattern is '3:4': must be 2:4, n:4"),
     "no steps": ("{search} --steps 0", "search.steps is 0: .*greater than or equal to 1"),
     "endless minutes": ("{search} --minutes inf", "search.minutes is inf: .*finite"),

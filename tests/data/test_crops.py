@@ -35,6 +35,22 @@ def test_batches_depend_on_seed_and_step_alone(folder: Path) -> None:
     assert not torch.equal(other[0], resumed[0])
 
 
+@pytest.mark.parametrize("parts", [1, 2, 3, 6])
+def test_shares_of_a_batch_make_up_the_whole_batch(folder: Path, parts: int) -> None:
+    sampler = CropSampler(photos_of(folder), patch=8, batch=6, seed=3)
+    whole = sampler.batch(5)
+    for first in range(parts):
+        share = sampler.batch(5, (first, parts))
+        for part, all_of_it in zip(share, whole, strict=True):
+            assert torch.equal(part, all_of_it[first::parts])
+
+
+def test_a_batch_without_equal_shares_is_refused(folder: Path) -> None:
+    sampler = CropSampler(photos_of(folder), patch=8, batch=6, seed=3)
+    with pytest.raises(ValueError, match="6 crops have no 4 equal parts"):
+        sampler.batch(0, (0, 4))
+
+
 def test_a_damaged_file_found_earlier_or_now_gives_the_same_batch(folder: Path) -> None:
     path = folder / "5.png"
     path.write_bytes(path.read_bytes()[:2000])

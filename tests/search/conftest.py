@@ -35,5 +35,7 @@ def config(dense: Path, photos: Path) -> Config:
     return Config(
         model=ModelConfig(weights=dense),
         data=DataConfig(photos=photos, held_out=2),
-        search=SearchConfig(pattern="n:16", budgets=(0.4,), steps=12, batch=2, patch=12),
+        search=SearchConfig(
+            method="sls", pattern="n:16", budgets=(0.4,), steps=12, batch=2, patch=12
+        ),
     )

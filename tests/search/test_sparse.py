@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,35 @@ def test_reranking_follows_the_weights(dense: Path) -> None:
     sparse.rerank()
     after = sparse.effective(sparse.table())[name]
     assert torch.equal(after != 0, before[name] == 0)
+
+
+def test_costs_given_are_those_that_count(dense: Path) -> None:
+    sparse = network(dense, "2:4")
+    costs = torch.zeros_like(sparse.costs)
+    costs[0, 0] = 1
+    other = SparseNetwork(sparse.model, sparse.layers, sparse.pattern, costs=costs)
+    other.freeze(torch.ones(len(other.layers), dtype=torch.int64))
+    assert other.cost(other.table()).item() == 1
+
+
+def test_costs_are_no_part_of_the_state(dense: Path) -> None:
+    sparse = network(dense, "n:16")
+    weights = {f"model.{key}" for key in sparse.model.state_dict()}
+    assert sparse.state_dict().keys() == weights | {"scores"}
+
+
+def test_masks_follow_scores_that_change(dense: Path) -> None:
+    sparse = network(dense, "n:4")
+    sparse.effective(sparse.table())
+    sparse.scores.data.fill_(0.4)
+    for used in sparse.effective(sparse.table()).values():
+        assert (used != 0).float().mean() == pytest.approx(0.25)
+
+
+def test_copy_learns_by_itself(dense: Path) -> None:
+    sparse = network(dense, "n:4")
+    other = copy.deepcopy(sparse)
+    with torch.no_grad():
+        other.weights[0].zero_()
+    assert not other.effective(other.table())[f"network.{other.layers[0].name}.weight"].any()
+    assert sparse.weights[0].any()

@@ -15,29 +15,32 @@ from torch import Tensor
 
 def pruning_units(weight: Tensor, size: int, *, quads_first: bool) -> list[Tensor]:
     """The masks m_1 .. m_M of a weight, one element of every group each; plain loops."""
-    masks = [torch.zeros_like(weight) for _ in range(size)]
     filters, channels = weight.shape[:2]
-    flat = weight.detach().reshape(filters, channels, -1)
-    for f in range(filters):
-        for start in range(0, channels, size):
-            group = range(start, start + size)
-            for tap in range(flat.shape[2]):
-
-                def value(c: int, f: int = f, tap: int = tap) -> float:
-                    return abs(flat[f, c, tap].item()) if c < channels else -1.0
-
-                order = sorted(group, key=lambda c: (-value(c), c))
-                if quads_first:
-                    first = {
-                        c
-                        for quad in range(start, start + size, 4)
-                        for c in sorted(range(quad, quad + 4), key=lambda c: (-value(c), c))[:2]
-                    }
-                    order = [c for c in order if c in first] + [c for c in order if c not in first]
+    ranks = torch.empty(filters, channels, weight[0, 0].numel())
+    written = ranks.numpy()
+    magnitudes = weight.detach().abs().reshape(ranks.shape).transpose(1, 2).tolist()
+    for f, taps in enumerate(magnitudes):
+        for tap, column in enumerate(taps):
+            values = column + [-1.0] * (-channels % size)
+            for start in range(0, channels, size):
+                order = _order(values, range(start, start + size), quads_first=quads_first)
                 for rank, c in enumerate(order):
                     if c < channels:
-                        masks[rank].view(filters, channels, -1)[f, c, tap] = 1
-    return masks
+                        written[f, c, tap] = rank
+    return [(ranks == rank).to(weight.dtype).view_as(weight) for rank in range(size)]
+
+
+def _order(values: list[float], group: range, *, quads_first: bool) -> list[int]:
+    """Channels of a group from the largest value to the least, the two of every quad first."""
+
+    def sort(channels: range) -> list[int]:
+        return sorted(channels, key=lambda c: (-values[c], c))
+
+    order = sort(group)
+    if not quads_first:
+        return order
+    first = {c for quad in group[::4] for c in sort(range(quad, quad + 4))[:2]}
+    return [c for c in order if c in first] + [c for c in order if c not in first]
 
 
 class _Binarise(torch.autograd.Function):

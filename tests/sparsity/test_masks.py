@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sls_deploy.sparsity.masks import MAX_SCORE, keep_table, look_up, masked_weight
+from sls_deploy.sparsity.masks import MAX_SCORE, keep_table, look_up, masked_weights
 from sls_deploy.sparsity.pattern import Pattern
 from sls_deploy.sparsity.ranks import rank_units
 from tests.sparsity.oracle import pruning_units, sparse_weight
@@ -22,9 +22,10 @@ def layer(channels: int, dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor]
 
 
 def ours(weight: Tensor, scores: Tensor, pattern: Pattern) -> Tensor:
-    units = rank_units(weight, pattern)
-    (row,) = keep_table(scores[None]).unbind()
-    return masked_weight(weight, row, units, look_up(row, units, weight.dtype))
+    table = keep_table(scores[None])
+    units = [rank_units(weight, pattern)]
+    (used,) = masked_weights([weight], table, units, look_up(table, units))
+    return used
 
 
 def compare_with_oracle(
@@ -105,3 +106,28 @@ def test_pruned_weight_gets_no_gradient() -> None:
     assert weight.grad is not None
     assert torch.equal(weight.grad != 0, used != 0)
     assert (used == 0).float().mean() == 0.5
+
+
+def test_layers_of_several_shapes_do_not_mix() -> None:
+    pattern = Pattern.parse("n:8")
+    scores = torch.tensor([[0.9] * 7, [0.7] * 7]).requires_grad_()
+    weights = [layer(20, torch.float32, 1)[0], layer(8, torch.float32, 2)[0]]
+    units = [rank_units(weight, pattern) for weight in weights]
+    table = keep_table(scores)
+    used = masked_weights(weights, table, units, look_up(table, units))
+    sum(part.square().sum() for part in used).backward()
+    assert scores.grad is not None
+    for weight, part, row, grad in zip(weights, used, scores, scores.grad, strict=True):
+        alone = row.detach().clone().requires_grad_()
+        expected = ours(weight, alone, pattern)
+        expected.square().sum().backward()
+        assert torch.equal(part, expected)
+        torch.testing.assert_close(grad, alone.grad, rtol=1e-6, atol=0)
+
+
+def test_fixed_table_gets_no_gradient_and_weights_do() -> None:
+    weight, _ = layer(8, torch.float32, 0)
+    used = ours(weight, torch.ones(7), Pattern.parse("n:8"))
+    used.sum().backward()
+    assert weight.grad is not None
+    assert torch.equal(weight.grad, torch.ones_like(weight))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from sls_deploy.sparsity.legality import is_2_4
 from sls_deploy.sparsity.pattern import Pattern
 from sls_deploy.sparsity.ranks import rank_units
+from tests.sparsity.oracle import pruning_units
 
 PATTERNS = ("2:4", "n:4", "n:8", "n:16", "n:32")
 
@@ -71,3 +72,34 @@ def test_units_are_uint8_of_the_weights_shape(text: str) -> None:
     assert units.dtype == torch.uint8
     assert units.shape == (3, 50, 3, 2)
     assert int(units.max()) == Pattern.parse(text).units - 1
+
+
+@given(
+    channels=st.integers(1, 70),
+    size=st.sampled_from([4, 8, 16, 32]),
+    seed=st.integers(0, 99),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_ties_and_padding_rank_as_in_the_oracle(
+    channels: int, size: int, seed: int, dtype: torch.dtype
+) -> None:
+    weight = weights(channels, seed, dtype).mul(2).round()
+    masks = torch.stack(pruning_units(weight, size, quads_first=size > 4))
+    assert torch.equal(rank_units(weight, Pattern.parse(f"n:{size}")), masks.argmax(0).byte())
+
+
+def test_float64_ranks_by_its_last_bit() -> None:
+    weight = torch.ones(1, 4, 1, 1, dtype=torch.float64)
+    weight[0, 2] += torch.finfo(torch.float64).eps
+    assert rank_units(weight, Pattern.parse("n:4")).flatten().tolist() == [1, 2, 0, 3]
+
+
+def test_subnormal_weights_rank_by_magnitude() -> None:
+    weight = torch.tensor([0.0, 1e-45, -1e-38, 1e-40]).view(1, 4, 1, 1)
+    assert rank_units(weight, Pattern.parse("n:4")).flatten().tolist() == [3, 2, 0, 1]
+
+
+def test_order_of_the_memory_does_not_matter() -> None:
+    weight, pattern = weights(50, 0), Pattern.parse("n:16")
+    other = weight.to(memory_format=torch.channels_last)
+    assert torch.equal(rank_units(other, pattern), rank_units(weight, pattern))

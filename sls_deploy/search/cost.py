@@ -1,0 +1,272 @@
+"""What it costs to keep a layer in some form: the models behind one interface."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sls_deploy.calibration.latency import LatencyTable, LayerShape, read_table
+from sls_deploy.calibration.roofline import Gpu, estimate_us, find_gpu
+from sls_deploy.config import SearchConfig
+from sls_deploy.search.layers import Layer
+from sls_deploy.sparsity.legality import QUAD, why_not_eligible
+from sls_deploy.sparsity.pattern import Pattern
+
+_LEAST_GAIN = 0.01
+"""Share of a dense layer's price that 2:4 must save to count: less than timings can tell. A
+roofline always finds a little, because 2:4 weights take fewer bytes."""
+_NARROWEST = 16
+"""Fewest channels that a layer is measured with, unless it has fewer."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a layer is kept."""
+
+    inputs: int
+    """Input channels kept of one convolution group."""
+    outputs: int
+    """Output channels kept of one convolution group."""
+    kept: int
+    """N: weights kept of every M consecutive input channels."""
+    of: int
+    """M, an even number; N = M is dense."""
+
+
+class CostModel(Protocol):
+    """What layers cost; only the shares of one model's prices can be compared."""
+
+    @property
+    def name(self) -> str:
+        """Name in the settings, such as 'macs'."""
+        ...
+
+    @property
+    def measured(self) -> bool:
+        """Whether the prices were timed on a GPU."""
+        ...
+
+    @property
+    def note(self) -> str:
+        """One line for a report: what the prices are and where they come from."""
+        ...
+
+    def price(self, layer: Layer, form: Form) -> float:
+        """Price of a layer in a form, for one pixel of the input picture, in the model's unit.
+
+        Raises:
+            SlsError: the model knows nothing of such a layer.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class MacsCost:
+    """Multiply-accumulates of the weights that are kept, whatever executes them.
+
+    Input channels count rounded up to a multiple of four, see `Pattern.unit_shares`.
+    """
+
+    name: str = "macs"
+    measured: bool = False
+    note: str = "multiply-accumulates of the weights kept, whatever executes them"
+
+    def price(self, layer: Layer, form: Form) -> float:
+        """See `CostModel.price`; in multiply-accumulates."""
+        dense = dense_form(layer)
+        shares = Pattern(form.of, first=1).unit_shares(form.inputs)
+        kept = float(shares[: form.kept].sum())
+        width = _up(form.inputs, QUAD) / _up(dense.inputs, QUAD) * form.outputs / dense.outputs
+        return layer.macs * width * kept
+
+
+@dataclass(frozen=True)
+class ExecutableCost:
+    """Multiply-accumulates that Ampere's tensor cores execute: all of them, or half with 2:4.
+
+    At most half of the weights kept is 2:4, since every N <= M / 2 is ranked so that it is legal;
+    more than half is executed as dense. Both numbers of channels count rounded up to a multiple
+    of four.
+    """
+
+    name: str = "executable"
+    measured: bool = False
+    note: str = "multiply-accumulates that tensor cores execute: a dense layer 1, a 2:4 one 1/2"
+
+    def price(self, layer: Layer, form: Form) -> float:
+        """See `CostModel.price`; in multiply-accumulates."""
+        dense = dense_form(layer)
+        width = _up(form.inputs, QUAD) / _up(dense.inputs, QUAD)
+        width *= _up(form.outputs, QUAD) / _up(dense.outputs, QUAD)
+        return layer.macs * width * (0.5 if runs_sparse(layer, form) else 1.0)
+
+
+@dataclass(frozen=True)
+class RooflineCost:
+    """An estimate of time from a GPU's peak rates; see `estimate_us`."""
+
+    gpu: Gpu
+    """The GPU."""
+    picture: tuple[int, int]
+    """Height and width of the pictures, in pixels."""
+    name: str = "latency"
+    measured: bool = False
+
+    @property
+    def note(self) -> str:
+        """See `CostModel.note`."""
+        size = "x".join(map(str, self.picture))
+        return f"estimate, not measured: roofline of {self.gpu.name} in fp16, pictures of {size}"
+
+    def price(self, layer: Layer, form: Form) -> float:
+        """See `CostModel.price`; in microseconds, estimated."""
+        shape = layer_shape(layer, form, self.picture)
+        time = estimate_us(self.gpu, shape, sparse=runs_sparse(layer, form))
+        return time / math.prod(self.picture)
+
+
+@dataclass(frozen=True)
+class TableCost:
+    """Times that were measured on a GPU, at the picture size of the table."""
+
+    table: LatencyTable
+    """The times."""
+    name: str = "latency"
+    measured: bool = True
+
+    @property
+    def note(self) -> str:
+        """See `CostModel.note`."""
+        table = self.table
+        return (
+            f"measured on {table.gpu} with {table.backend} {table.backend_version} in "
+            f"{table.precision}, pictures of {table.height}x{table.width}"
+        )
+
+    def price(self, layer: Layer, form: Form) -> float:
+        """See `CostModel.price`; in microseconds."""
+        picture = (self.table.height, self.table.width)
+        times = self.table.look_up(layer_shape(layer, form, picture))
+        time = times.dense_us
+        if runs_sparse(layer, form):
+            # TensorRT takes the faster kernel; a slower sparse time is noise.
+            time = min(time, times.sparse_us)
+        return time / math.prod(picture)
+
+
+def cost_model(config: SearchConfig, picture: tuple[int, int]) -> CostModel:
+    """The cost model of the settings.
+
+    Args:
+        config: names it, the GPU of the estimate, and the measured table if there is one.
+        picture: height and width of the pictures that the network will restore, in pixels; a
+            measured table brings its own.
+
+    Raises:
+        SlsError: the table cannot be read, or there is no estimate for that GPU.
+    """
+    if config.cost == "macs":
+        return MacsCost()
+    if config.cost == "executable":
+        return ExecutableCost()
+    if config.latency_table is not None:
+        return TableCost(read_table(config.latency_table))
+    return RooflineCost(find_gpu(config.gpu), picture)
+
+
+def unit_costs(model: CostModel, layers: list[Layer], pattern: Pattern) -> Tensor:
+    """What each unit adds to the price, as a share of the dense price of all these layers.
+
+    Args:
+        model: the prices.
+        layers: the prunable layers.
+        pattern: what their units are.
+
+    Returns:
+        float64 of shape [layers, units], none negative, sum 1. The first unit's is the price of
+        the layer with this unit alone.
+    """
+    counts = range(1, pattern.units + 1)
+    prices = torch.tensor(
+        [[model.price(layer, kept_form(layer, pattern, n)) for n in counts] for layer in layers],
+        dtype=torch.float64,
+    )
+    return prices.diff(dim=1, prepend=torch.zeros(len(layers), 1)) / prices[:, -1].sum()
+
+
+def gains(model: CostModel, layer: Layer) -> bool:
+    """Whether 2:4 makes a layer cheaper, by 1 % at least; if not, it should stay dense."""
+    dense = dense_form(layer)
+    price = model.price(layer, dense)
+    return model.price(layer, Form(dense.inputs, dense.outputs, 2, 4)) < price * (1 - _LEAST_GAIN)
+
+
+def dense_form(layer: Layer) -> Form:
+    """The form of a layer with all channels and weights."""
+    first, second = layer.shape[:2]
+    if layer.kind.startswith("ConvTranspose"):
+        return Form(first // layer.groups, second, QUAD, QUAD)
+    return Form(second, first // layer.groups, QUAD, QUAD)
+
+
+def kept_form(layer: Layer, pattern: Pattern, count: int) -> Form:
+    """The form of a layer that keeps its first `count` units and all channels."""
+    dense = dense_form(layer)
+    return Form(dense.inputs, dense.outputs, count + pattern.first - 1, pattern.group)
+
+
+def runs_sparse(layer: Layer, form: Form) -> bool:
+    """Whether Ampere's sparse tensor cores can take a layer in this form."""
+    legal = 2 * form.kept <= form.of
+    return not why_not_eligible(form.inputs, layer.groups, legal=legal)
+
+
+def layer_shape(layer: Layer, form: Form, picture: tuple[int, int]) -> LayerShape:
+    """A layer as a GPU sees it; several uses of it count as one on a picture so much wider.
+
+    Args:
+        layer: the layer.
+        form: its channels.
+        picture: height and width of the input picture in pixels.
+    """
+    uses = layer.macs / math.prod(layer.shape)
+    return LayerShape(
+        kind=layer.kind,
+        kernel=tuple(layer.shape[2:]),
+        inputs=form.inputs,
+        outputs=form.outputs,
+        groups=layer.groups,
+        height=picture[0],
+        width=max(1, round(picture[1] * uses)),
+    )
+
+
+def shapes_to_measure(layers: Iterable[Layer], picture: tuple[int, int]) -> list[LayerShape]:
+    """What a latency table of a network needs: its convolutions, whole and narrowed.
+
+    Each number of channels is halved down to 16; between these the table interpolates.
+    """
+    shapes = [
+        layer_shape(layer, Form(inputs, outputs, QUAD, QUAD), picture)
+        for layer in layers
+        if layer.kind == "Conv2d"
+        for inputs in _halved(dense_form(layer).inputs)
+        for outputs in _halved(dense_form(layer).outputs)
+    ]
+    return list(dict.fromkeys(shapes))
+
+
+def _halved(channels: int) -> list[int]:
+    widths = [channels]
+    while widths[-1] // 2 >= _NARROWEST:
+        widths.append(widths[-1] // 2)
+    return widths
+
+
+def _up(channels: int, multiple: int) -> int:
+    return -(-channels // multiple) * multiple

@@ -1,0 +1,126 @@
+"""What the search of a budget ended with, and how it is written into the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sls_deploy.files import write_json
+from sls_deploy.models.model import RestorationModel, save_weights
+from sls_deploy.search.cost import CostModel, dense_form
+from sls_deploy.search.layers import Layer
+from sls_deploy.sparsity.pattern import Pattern
+
+WEIGHTS = "weights.safetensors"
+REFILLED = "refilled.safetensors"
+RATIOS = "ratios.json"
+HISTORY = "history.json"
+
+
+@dataclass(frozen=True)
+class Refilled:
+    """The same network with layers below N = M/2 filled up to M/2."""
+
+    state: Mapping[str, Tensor]
+    """Its weights."""
+    layers: tuple[str, ...]
+    """Layers that were filled up."""
+    psnr: float
+    """PSNR in dB over RGB on held-out crops."""
+    steps: int
+    """Training steps after the search's."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A pruned network and how it came about."""
+
+    model: RestorationModel
+    """The network; narrowed if its description says so."""
+    state: Mapping[str, Tensor]
+    """Its weights, pruned ones exactly zero, by name in the raw network."""
+    units: Mapping[str, int]
+    """Units kept by each prunable layer."""
+    psnr: float
+    """PSNR in dB over RGB on held-out crops."""
+    steps: int
+    """Training steps done."""
+    history: Sequence[Mapping[str, Any]] = ()
+    """Figures of every epoch."""
+    candidates: Sequence[Mapping[str, Any]] = ()
+    """Sources of ratios that competed: 'source', 'psnr' on the held-out crops, 'chosen'."""
+    notes: Sequence[str] = ()
+    """What the user should know of the calibration."""
+    refilled: Refilled | None = None
+    """What is exported for Ampere, if layers were filled up."""
+
+    def write(
+        self,
+        folder: Path,
+        layers: Sequence[Layer],
+        pattern: Pattern,
+        model: CostModel,
+        facts: Mapping[str, Any],
+    ) -> Iterator[Path]:
+        """Write weights, ratios and history; yields their paths.
+
+        Args:
+            folder: of the budget.
+            layers: all layers of the dense network.
+            pattern: what the units are.
+            model: what costs are in.
+            facts: what ratios.json says beside.
+        """
+        prunable = [layer for layer in layers if layer.prunable]
+        ratios = {
+            **facts,
+            "cost_model": model.name,
+            "cost_note": model.note,
+            "cost": self.share(prunable, pattern, model),
+            "network_cost": self.share(layers, pattern, model),
+            "macs_per_pixel": sum(layer.macs for layer in layers),
+            "psnr": self.psnr,
+            "steps": self.steps,
+            "candidates": list(self.candidates),
+            "notes": list(self.notes),
+            "layers": [self._row(layer, pattern) for layer in layers],
+        }
+        if self.refilled:
+            ratios["refill"] = {
+                "layers": list(self.refilled.layers),
+                "psnr": self.refilled.psnr,
+                "gain_db": self.refilled.psnr - self.psnr,
+                "steps": self.refilled.steps,
+            }
+            yield save_weights(folder / REFILLED, self.model, self.refilled.state)
+        yield save_weights(folder / WEIGHTS, self.model, self.state)
+        yield write_json(folder / RATIOS, ratios)
+        yield write_json(folder / HISTORY, {"layers": list(self.units), "epochs": self.history})
+
+    def _row(self, layer: Layer, pattern: Pattern) -> dict[str, Any]:
+        weight = self.state[f"{layer.name}.weight"]
+        kept, of = pattern.ratio(self.units.get(layer.name, pattern.units))
+        return {
+            **asdict(layer),
+            "prunable": layer.prunable,
+            "kept": kept,
+            "of": of,
+            "width": list(weight.shape[:2]),
+            "nonzero": round(float((weight != 0).double().mean()), 6),
+        }
+
+    def share(self, layers: Sequence[Layer], pattern: Pattern, model: CostModel) -> float:
+        """Cost of some layers as a share of their dense cost."""
+        kept = dense = 0.0
+        for layer in layers:
+            whole = dense_form(layer)
+            shape = self.state[f"{layer.name}.weight"].shape
+            ratio = pattern.ratio(self.units.get(layer.name, pattern.units))
+            form = dense_form(replace(layer, shape=tuple(shape)))
+            kept += model.price(layer, replace(form, kept=ratio[0], of=ratio[1]))
+            dense += model.price(layer, whole)
+        return kept / dense

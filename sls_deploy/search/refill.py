@@ -1,0 +1,119 @@
+"""Weights that the hardware executes anyway: layers below N = M/2 filled up to M/2.
+
+Ampere's sparse tensor cores take half of the weights whether they are zero or not, so a layer with
+N < M/2 runs no faster than one with M/2. What is filled up is written beside the searched weights.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from sls_deploy.config import SearchConfig
+from sls_deploy.models.model import RestorationModel
+from sls_deploy.progress import Report
+from sls_deploy.search.layers import Layer
+from sls_deploy.search.outcome import Outcome, Refilled
+from sls_deploy.search.reconstruct import Choice
+from sls_deploy.search.reconstruction import Reconstruction
+from sls_deploy.search.recover import Batches, Recovery
+from sls_deploy.sparsity.legality import why_not_eligible
+from sls_deploy.sparsity.pattern import Pattern
+from sls_deploy.sparsity.ranks import rank_units
+
+_SHARE = 0.1
+"""Steps after refilling, as a share of those before."""
+
+
+def refillable(layers: Sequence[Layer], units: Mapping[str, int], pattern: Pattern) -> list[str]:
+    """Layers that keep less than half and that sparse tensor cores can take."""
+    return [
+        layer.name
+        for layer in layers
+        if layer.name in units
+        and 2 * units[layer.name] < pattern.group
+        and not pattern.binary
+        and not why_not_eligible(layer.shape[1], layer.groups, legal=True)
+    ]
+
+
+def refill_masks(
+    model: RestorationModel, dense: RestorationModel, names: Sequence[str], pattern: Pattern
+) -> dict[str, Tensor]:
+    """Masks of M/2 that hold what is kept, and the largest dense weights beside it.
+
+    Args:
+        model: the pruned network.
+        dense: the dense network.
+        names: layers to refill.
+        pattern: what the units are.
+
+    Returns:
+        0 or 1, by parameter name; 2:4-legal.
+    """
+    masks = {}
+    for name in names:
+        kept = model.network.get_parameter(f"{name}.weight").detach() != 0
+        weight = dense.network.get_parameter(f"{name}.weight").detach().abs()
+        order = rank_units(weight + kept * (1 + weight.max()), pattern)
+        masks[f"{name}.weight"] = (order < pattern.group // 2).to(weight.dtype)
+    return masks
+
+
+def refill(
+    outcome: Outcome,
+    layers: Sequence[Layer],
+    pattern: Pattern,
+    dense: RestorationModel,
+    batches: Batches,
+    held_out: tuple[Tensor, Tensor],
+    config: SearchConfig,
+    report: Report,
+) -> Outcome:
+    """Fill up layers and fine-tune on, a tenth as long as before; the searched weights stay.
+
+    The new weights start at zero; what does not gain on the held-out crops is left.
+
+    Args:
+        outcome: what the search ended with.
+        layers: the prunable layers.
+        pattern: what their units are.
+        dense: the dense network.
+        batches: crops to learn from.
+        held_out: crops to measure on.
+        config: settings of the search.
+        report: receives the figures of every step.
+    """
+    names = refillable(layers, outcome.units, pattern)
+    steps = round(_SHARE * outcome.steps)
+    if not names or not steps:
+        return outcome
+    model = copy.deepcopy(outcome.model)
+    model.network.load_state_dict(outcome.state)
+    with torch.no_grad():
+        masks = {
+            f"{layer.name}.weight": (
+                model.network.get_parameter(f"{layer.name}.weight") != 0
+            ).float()
+            for layer in layers
+            if outcome.units[layer.name] < pattern.units
+        } | refill_masks(model, dense, names, pattern)
+    recovery = Recovery(model, masks, dense, batches, held_out, config, steps, "refill")
+    recovery.run(lambda _: None, report)
+    refilled = Refilled(model.network.state_dict(), tuple(names), recovery.best_psnr, steps)
+    return replace(outcome, refilled=refilled) if refilled.psnr > outcome.psnr else outcome
+
+
+def reconstruct_refilled(outcome: Outcome, work: Reconstruction, report: Report) -> Outcome:
+    """Fill up layers by reconstruction, where nothing was trained."""
+    names = refillable(work.layers, outcome.units, work.pattern)
+    if not names:
+        return outcome
+    units = {**outcome.units, **dict.fromkeys(names, work.pattern.group // 2)}
+    filled = work.reconstructed("refilled", Choice(units), report)
+    refilled = Refilled(filled.model.network.state_dict(), tuple(names), filled.psnr, 0)
+    return replace(outcome, refilled=refilled) if refilled.psnr > outcome.psnr else outcome

@@ -1,0 +1,157 @@
+"""Sums over positions that describe what a layer's weights are multiplied with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sls_deploy.errors import SlsError
+from sls_deploy.models.model import RestorationModel
+from sls_deploy.search.trace import Trace, Walk
+
+_POSITIONS = 30_000
+"""Output positions that a layer's sums are taken over, spread over all crops."""
+_LEAST_CROPS = 8
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What reconstruction works with."""
+
+    pictures: Tensor
+    """Degraded crops, NCHW, 0..1."""
+    memory: int
+    """Bytes that the second-order work may take."""
+    sum_over: Callable[[Tensor], Tensor] = _same
+    """Adds up a tensor over processes, each with crops of its own."""
+
+    def within_memory(self, graph: Trace, model: RestorationModel) -> Calibration:
+        """The same with as many crops as the memory holds.
+
+        Raises:
+            SlsError: it does not hold even a few; says how much it takes.
+        """
+        one = Walk(graph, graph.state(model), self.pictures[:1])
+        most = 0
+        with torch.no_grad():
+            for node in graph.nodes:
+                one.step(node)
+                most = max(most, one.bytes_held)
+                one.forget(node)
+        # Half of it for the values of two networks; the other half for inverse Hessians.
+        fitting = int(self.memory / 2 / (2 * most))
+        if fitting < min(_LEAST_CROPS, len(self.pictures)):
+            needed = -(-_LEAST_CROPS * 4 * most // 2**20)
+            what = f"{self.memory // 2**20} MiB do not hold the activations of {_LEAST_CROPS} crops"
+            raise SlsError(what, "--memory", f"Give {needed} or more, or a smaller --patch.")
+        return Calibration(self.pictures[:fitting], self.memory, self.sum_over)
+
+    def sums(
+        self, layer: str, arguments: tuple[Any, ...], output: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """X'X and X'Y of a layer over all processes; see `input_sums`.
+
+        Raises:
+            SlsError: its inputs or outputs are not finite.
+        """
+        sums = input_sums(arguments, output, _POSITIONS)
+        if not all(bool(part.isfinite().all()) for part in sums):
+            fix = "Check the weights of this layer and of those before it."
+            raise SlsError("activations are NaN or infinite on the photographs", layer, fix)
+        return self.sum_over(sums[0]), self.sum_over(sums[1])
+
+
+def dense_sums(
+    graph: Trace,
+    model: RestorationModel,
+    layers: Collection[str],
+    calibration: Calibration,
+    *,
+    later_uses: bool = False,
+) -> Iterator[tuple[str, Tensor]]:
+    """X'X of layers in the dense network, one after the other, so that few are held.
+
+    Args:
+        graph: operations of the network.
+        model: the dense network.
+        layers: those wanted.
+        calibration: pictures.
+        later_uses: leave out the first use of each layer; those used once are not given.
+
+    Yields:
+        A layer and its sums over its uses, float64 of shape [groups, K, K].
+    """
+    wanted = {
+        name: graph.uses[name][later_uses:]
+        for name in layers
+        if len(graph.uses.get(name, ())) > later_uses
+    }
+    layer_of = {node: name for name, nodes in wanted.items() for node in nodes}
+    found: dict[str, Tensor] = {}
+    walk = Walk(graph, graph.state(model), calibration.pictures)
+    for node in graph.nodes if wanted else ():
+        if name := layer_of.get(node):
+            hessian, _ = calibration.sums(name, walk.arguments(node))
+            found[name] = found[name] + hessian if name in found else hessian
+            if node is wanted[name][-1]:
+                yield name, found.pop(name)
+        walk.step(node)
+        walk.forget(node)
+
+
+def input_sums(
+    arguments: tuple[Any, ...], output: Tensor | None, positions: int
+) -> tuple[Tensor, Tensor]:
+    """X'X and X'Y of a convolution over sampled positions.
+
+    Args:
+        arguments: what it is called with: input, weight, bias, stride, padding, dilation, groups.
+        output: Y that it should give, bias included; None where only X'X is wanted.
+        positions: about how many positions to take, spread evenly.
+
+    Returns:
+        float64 of shapes [groups, K, K] and [groups, filters, K], K = channels * taps of a group.
+    """
+    defaults: tuple[Any, ...] = (None, None, None, [1, 1], [0, 0], [1, 1], 1)
+    x, weight, bias, stride, padding, dilation, groups = (*arguments, *defaults[len(arguments) :])
+    kernel, size, per_group = weight.shape[2:], weight[0].numel(), len(weight) // groups
+    if isinstance(padding, str):
+        x, padding = _padded(x, padding, kernel, dilation), [0, 0]
+    hessian = torch.zeros(groups, size, size, dtype=torch.float64)
+    target = torch.zeros(groups, per_group, size, dtype=torch.float64)
+    if output is not None and bias is not None:
+        output = output - bias.view(1, -1, 1, 1)
+    sides = zip(x.shape[2:], kernel, stride, padding, dilation, strict=True)
+    spots = 1
+    for side, taps, step, pad, gap in sides:
+        spots *= (side + 2 * pad - gap * (taps - 1) - 1) // step + 1
+    every = max(1, len(x) * spots // positions)
+    for number, picture in enumerate(x):
+        columns = functional.unfold(picture[None], kernel, dilation, padding, stride)
+        # The offset differs from picture to picture: no fixed lattice of places.
+        taken = columns.view(groups, size, spots)[:, :, number * 7 % every :: every]
+        hessian += (taken @ taken.transpose(1, 2)).double()
+        if output is not None:
+            wanted = output[number].reshape(groups, per_group, spots)
+            target += (wanted[:, :, number * 7 % every :: every] @ taken.transpose(1, 2)).double()
+    return hessian, target
+
+
+def _padded(x: Tensor, padding: str, kernel: Sequence[int], dilation: Sequence[int]) -> Tensor:
+    """Pad as a convolution with padding 'same' or 'valid' does."""
+    if padding == "valid":
+        return x
+    (top, left), (down, right) = (
+        [(gap * (taps - 1) + more) // 2 for taps, gap in zip(kernel, dilation, strict=True)]
+        for more in (0, 1)
+    )
+    return functional.pad(x, (left, right, top, down))

@@ -1,0 +1,143 @@
+"""Reconstruction and `auto` through the search stage."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sls_deploy.config import Config
+from sls_deploy.data.images import write_image
+from sls_deploy.errors import SlsError
+from sls_deploy.files import hash_file
+from sls_deploy.models.bundled import DEMO_WEIGHTS
+from sls_deploy.models.model import load_model
+from sls_deploy.progress import Progress
+from sls_deploy.search.stage import search_budgets
+from sls_deploy.sparsity.legality import is_2_4
+
+SETTINGS = {"method": "auto", "steps": 6, "patch": 16, "batch": 2, "crops": 8}
+
+
+def changed(config: Config, **search: object) -> Config:
+    model = config.model.model_copy(update={"weights": DEMO_WEIGHTS})
+    search_ = config.search.model_copy(update={**SETTINGS, **search})
+    return config.model_copy(update={"model": model, "search": search_})
+
+
+def ratios(run: Path, name: str) -> dict[str, object]:
+    found: dict[str, object] = json.loads((run / "search" / name / "ratios.json").read_text())
+    return found
+
+
+def test_reconstruct_trains_nothing_and_beats_the_learnt_search(
+    config: Config, tmp_path: Path
+) -> None:
+    (row,) = search_budgets(changed(config, method="reconstruct"), tmp_path / "run").budgets
+    assert row.steps == 0
+    assert 0.38 < row.cost <= 0.4
+    (learnt,) = search_budgets(changed(config, method="sls"), tmp_path / "sls").budgets
+    assert row.psnr > learnt.psnr
+
+
+def test_both_sources_are_shown_and_the_better_one_is_taken(config: Config, tmp_path: Path) -> None:
+    (row,) = search_budgets(changed(config), tmp_path / "run").budgets
+    assert [source["source"] for source in row.candidates] == ["allocated", "learnt"]
+    best = max(row.candidates, key=lambda source: source["psnr"])
+    assert [source["chosen"] for source in row.candidates] == [
+        source is best for source in row.candidates
+    ]
+    assert row.psnr >= best["psnr"]
+
+
+def test_interrupted_recovery_goes_on_to_the_same_bits(config: Config, tmp_path: Path) -> None:
+    class StoppedError(Exception):
+        pass
+
+    def stop(progress: Progress) -> None:
+        if progress.task.startswith("recover") and progress.done == 4:
+            raise StoppedError
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    settings = changed(config, method="auto")
+    search_budgets(settings, whole)
+    with pytest.raises(StoppedError):
+        search_budgets(settings, cut, stop)
+    tasks = set()
+    search_budgets(settings, cut, lambda progress: tasks.add(progress.task))
+    assert not {task for task in tasks if task.startswith(("sensitivity", "reconstruct"))}
+    files = [folder / "search/b0.40/weights.safetensors" for folder in (whole, cut)]
+    assert len({hash_file(file) for file in files}) == 1
+
+
+def test_low_budgets_of_2_4_narrow_blocks_for_real(config: Config, tmp_path: Path) -> None:
+    settings = changed(config, method="reconstruct", pattern="2:4", budgets=(0.35,), narrow=8)
+    (row,) = search_budgets(settings, tmp_path / "run").budgets
+    assert 0.3 < row.cost <= 0.35
+    weights = tmp_path / "run/search/b0.35/weights.safetensors"
+    model, dense = load_model(weights), load_model(DEMO_WEIGHTS)
+    sizes = [sum(p.numel() for p in item.parameters()) for item in (model, dense)]
+    assert sizes[0] < 0.8 * sizes[1]
+    for layer in ratios(tmp_path / "run", "b0.35")["layers"]:  # type: ignore[attr-defined]
+        weight = model.network.get_parameter(f"{layer['name']}.weight").detach()
+        assert list(weight.shape[:2]) == layer["width"]
+        assert layer["kept"] == layer["of"] or is_2_4(weight.numpy())
+
+
+def test_refilled_weights_are_2_4_and_never_worse(config: Config, tmp_path: Path) -> None:
+    settings = changed(config, budgets=(0.2,), method="reconstruct")
+    (row,) = search_budgets(settings, tmp_path / "run").budgets
+    assert row.refill is not None
+    assert row.refill["gain_db"] > 0
+    folder = tmp_path / "run/search/b0.20"
+    searched, refilled = (
+        load_model(folder / f"{name}.safetensors").network for name in ("weights", "refilled")
+    )
+    for name in row.refill["layers"]:
+        before, after = (
+            net.get_parameter(f"{name}.weight").detach() for net in (searched, refilled)
+        )
+        assert is_2_4(after.numpy())
+        assert torch.count_nonzero(after) > torch.count_nonzero(before)
+
+
+def test_budget_out_of_reach_names_what_can_be_reached_before_any_work(
+    config: Config, tmp_path: Path
+) -> None:
+    def fail(progress: Progress) -> None:
+        raise AssertionError(progress)
+
+    settings = changed(config, pattern="2:4", budgets=(0.5, 0.05))
+    with pytest.raises(SlsError, match=r"0\.05 is below .* of macs, .* of executable"):
+        search_budgets(settings, tmp_path / "run", fail)
+
+
+def test_photographs_of_one_colour_are_damped_and_said(config: Config, tmp_path: Path) -> None:
+    photos = tmp_path / "grey"
+    photos.mkdir()
+    for number in range(2):
+        write_image(photos / f"{number}.png", np.full((96, 96, 3), 90, np.uint8))
+    data = config.data.model_copy(update={"photos": photos})
+    settings = changed(config, method="reconstruct").model_copy(update={"data": data})
+    (row,) = search_budgets(settings, tmp_path / "run").budgets
+    assert any("one colour" in note for note in row.notes)
+    state = load_model(tmp_path / "run/search/b0.40/weights.safetensors").network.state_dict()
+    assert all(bool(value.isfinite().all()) for value in state.values())
+
+
+def test_too_little_memory_is_named(config: Config, tmp_path: Path) -> None:
+    settings = changed(config, method="reconstruct", memory=1)
+    with pytest.raises(SlsError, match="MiB") as caught:
+        search_budgets(settings, tmp_path / "run")
+    assert caught.value.where == "--memory"
+
+
+def test_logs_hold_the_layers_n_and_the_loss(config: Config, tmp_path: Path) -> None:
+    search_budgets(changed(config, tensorboard=True), tmp_path / "run")
+    (events,) = (tmp_path / "run/search/logs/b0.40").iterdir()
+    content = events.read_bytes()
+    assert b"loss" in content
+    assert b"N/body.0.body.0" in content

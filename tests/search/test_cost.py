@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from sls_deploy.calibration.latency import LatencyRow, LatencyTable, write_table
+from sls_deploy.calibration.roofline import GPUS
+from sls_deploy.config import SearchConfig
+from sls_deploy.errors import SlsError
+from sls_deploy.models.carn import CARN
+from sls_deploy.search import budget, cost
+from sls_deploy.search.cost import (
+    CostModel,
+    ExecutableCost,
+    Form,
+    MacsCost,
+    RooflineCost,
+    TableCost,
+    cost_model,
+    dense_form,
+    gains,
+    layer_shape,
+    runs_sparse,
+    shapes_to_measure,
+)
+from sls_deploy.search.layers import Layer, find_layers
+from sls_deploy.sparsity.pattern import Pattern
+
+HD = (720, 1280)
+A100 = RooflineCost(GPUS["a100"], HD)
+MODELS: tuple[CostModel, ...] = (
+    MacsCost(),
+    ExecutableCost(),
+    A100,
+    RooflineCost(GPUS["l4"], (16, 16)),
+)
+PATTERNS = st.sampled_from(["2:4", "n:4", "n:8", "n:16", "n:32"]).map(Pattern.parse)
+
+
+def convolution(
+    inputs: int, outputs: int, kernel: int = 3, groups: int = 1, uses: float = 1
+) -> Layer:
+    shape = (outputs, inputs // groups, kernel, kernel)
+    return Layer("body", "Conv2d", shape, groups, math.prod(shape) * uses, "")
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> Layer:
+    groups = draw(st.sampled_from([1, 1, 2]))
+    inputs, outputs = draw(st.integers(2, 150)) * groups, draw(st.integers(1, 150)) * groups
+    kernel, uses = draw(st.sampled_from([1, 3, 5])), draw(st.sampled_from([0.25, 1, 3, 16]))
+    return convolution(inputs, outputs, kernel, groups, uses)
+
+
+def table(*rows: LatencyRow) -> LatencyTable:
+    return LatencyTable(1, "NVIDIA A10", "8.6", "tensorrt", "10.13", "fp16", 180, 320, rows)
+
+
+def timed(layer: Layer, dense_us: float, sparse_us: float) -> LatencyTable:
+    shape = layer_shape(layer, dense_form(layer), (180, 320))
+    return table(LatencyRow(**vars(shape), dense_us=dense_us, sparse_us=sparse_us))
+
+
+@settings(max_examples=30)
+@given(st.lists(convolutions(), min_size=1, max_size=6), PATTERNS)
+def test_macs_are_what_budgets_have_counted(layers: list[Layer], pattern: Pattern) -> None:
+    shares = cost.unit_costs(MacsCost(), layers, pattern)
+    torch.testing.assert_close(shares, budget.unit_costs(layers, pattern), rtol=0, atol=1e-15)
+
+
+@given(st.lists(convolutions(), min_size=1, max_size=6), PATTERNS, st.sampled_from(MODELS))
+def test_costs_of_units_sum_to_one_and_none_is_negative(
+    layers: list[Layer], pattern: Pattern, model: CostModel
+) -> None:
+    shares = cost.unit_costs(model, layers, pattern)
+    assert shares.shape == (len(layers), pattern.units)
+    assert shares.dtype == torch.float64
+    assert abs(float(shares.sum()) - 1) < 1e-12
+    assert float(shares.min()) >= 0
+
+
+@given(convolutions(), st.sampled_from(MODELS), st.sampled_from([4, 8, 16, 32]), st.data())
+def test_price_grows_with_the_weights_kept(
+    layer: Layer, model: CostModel, of: int, data: st.DataObject
+) -> None:
+    form = dense_form(layer)
+    fewer, more = sorted(data.draw(st.tuples(st.integers(1, of), st.integers(1, of))))
+    prices = [model.price(layer, Form(form.inputs, form.outputs, n, of)) for n in (fewer, more)]
+    assert 0 < prices[0] <= prices[1]
+
+
+@given(convolutions(), st.sampled_from(MODELS), st.integers(1, 16), st.data())
+def test_price_grows_with_the_channels_kept(
+    layer: Layer, model: CostModel, kept: int, data: st.DataObject
+) -> None:
+    """In steps of four input channels: between them a 2:4 layer falls back to dense."""
+    sizes = st.tuples(st.integers(1, 40), st.integers(1, 150))
+    (few_in, few_out), (more_in, more_out) = data.draw(sizes), data.draw(sizes)
+    small = Form(4 * min(few_in, more_in), min(few_out, more_out), kept, 16)
+    large = Form(4 * max(few_in, more_in), max(few_out, more_out), kept, 16)
+    assert 0 < model.price(layer, small) <= model.price(layer, large) * (1 + 1e-12)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), PATTERNS)
+def test_executable_cost_of_eligible_layers_is_a_half_up_to_half_of_the_weights(
+    quads: list[int], pattern: Pattern
+) -> None:
+    layers = [convolution(4 * n, 64) for n in quads]
+    shares = cost.unit_costs(ExecutableCost(), layers, pattern)
+    half = pattern.group // 2 - pattern.first + 1
+    assert float(shares[:, :half].sum()) == pytest.approx(0.5)
+    assert float(shares[:, half].sum()) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("layer", "form", "sparse"),
+    [
+        (convolution(64, 64), Form(64, 64, 2, 4), True),
+        (convolution(64, 64), Form(64, 64, 3, 32), True),
+        (convolution(64, 64), Form(64, 64, 17, 32), False),
+        (convolution(50, 64), Form(50, 64, 2, 4), False),
+        (convolution(50, 64), Form(48, 64, 2, 4), True),
+        (convolution(64, 64, groups=4), Form(16, 16, 2, 4), False),
+    ],
+)
+def test_what_sparse_tensor_cores_take(layer: Layer, form: Form, sparse: bool) -> None:
+    assert runs_sparse(layer, form) == sparse
+    dense = ExecutableCost().price(layer, Form(form.inputs, form.outputs, 4, 4))
+    assert ExecutableCost().price(layer, form) == dense * (0.5 if sparse else 1)
+
+
+def test_narrowed_channels_cost_their_share_rounded_up_to_four() -> None:
+    layer = convolution(64, 64)
+    assert ExecutableCost().price(layer, Form(30, 13, 4, 4)) == layer.macs * 32 / 64 * 16 / 64
+    assert MacsCost().price(layer, Form(30, 13, 4, 4)) == layer.macs * 32 / 64 * 13 / 64
+
+
+def test_channels_of_a_group_and_of_a_transposed_convolution() -> None:
+    assert dense_form(convolution(64, 32, groups=4)) == Form(16, 8, 4, 4)
+    transposed = nn.ConvTranspose2d(24, 12, 3, groups=2)
+    layer = Layer("up", "ConvTranspose2d", tuple(transposed.weight.shape), 2, 1.0, "")
+    assert dense_form(layer) == Form(12, 6, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("layer", "gained"),
+    [
+        (convolution(64, 64, kernel=1), False),
+        (convolution(64, 64), True),
+        (convolution(256, 256), True),
+        (convolution(256, 256, groups=2), False),
+        (convolution(250, 256), False),
+    ],
+)
+def test_the_roofline_of_an_a100_says_which_layers_gain(layer: Layer, gained: bool) -> None:
+    assert gains(A100, layer) == gained
+    shares = cost.unit_costs(A100, [layer], Pattern.parse("2:4"))
+    assert (float(shares[0, 0]) < 0.99) == gained
+
+
+def test_the_roofline_halves_wide_convolutions_and_less_at_64_channels() -> None:
+    def gain(channels: int) -> float:
+        layer = convolution(channels, channels)
+        half = A100.price(layer, Form(channels, channels, 2, 4))
+        return A100.price(layer, Form(channels, channels, 4, 4)) / half
+
+    assert gain(256) == pytest.approx(2)
+    assert 1.2 < gain(64) < 1.5
+
+
+def test_weights_count_less_the_larger_the_picture() -> None:
+    layer, form = convolution(64, 64, kernel=1), Form(64, 64, 4, 4)
+    small = RooflineCost(GPUS["a100"], (16, 16)).price(layer, form)
+    assert small > A100.price(layer, form)
+
+
+def test_a_measured_layer_costs_its_time_for_a_pixel() -> None:
+    layer = convolution(64, 64)
+    model = TableCost(timed(layer, 100, 60))
+    assert model.price(layer, Form(64, 64, 4, 4)) == pytest.approx(100 / (180 * 320))
+    assert model.price(layer, Form(64, 64, 2, 4)) == pytest.approx(60 / (180 * 320))
+    assert gains(model, layer)
+
+
+def test_a_sparse_kernel_that_was_slower_gains_nothing() -> None:
+    layer = convolution(64, 64)
+    model = TableCost(timed(layer, 100, 103))
+    assert not gains(model, layer)
+    assert cost.unit_costs(model, [layer], Pattern.parse("n:4")).tolist() == [[1, 0, 0, 0]]
+
+
+def test_a_layer_that_was_not_measured_is_named() -> None:
+    model = TableCost(timed(convolution(64, 64), 100, 60))
+    with pytest.raises(SlsError, match="Conv2d 3x3 32->32 at 180x320 was not measured"):
+        model.price(convolution(32, 32), Form(32, 32, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "kind", "note"),
+    [
+        ({"cost": "macs"}, MacsCost, "multiply-accumulates"),
+        ({"cost": "executable"}, ExecutableCost, "2:4 one 1/2"),
+        ({"cost": "latency"}, RooflineCost, "estimate, not measured: roofline of a10 .* 720x1280"),
+        ({"cost": "latency", "gpu": "RTX 3090"}, RooflineCost, "estimate, .* rtx3090"),
+    ],
+)
+def test_settings_choose_the_model(chosen: dict[str, str], kind: type, note: str) -> None:
+    model = cost_model(SearchConfig.model_validate(chosen), HD)
+    assert isinstance(model, kind)
+    assert model.name == chosen["cost"]
+    assert not model.measured
+    assert re.search(note, model.note)
+
+
+def test_a_measured_table_stands_over_the_estimate(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "a10.json", timed(convolution(64, 64), 100, 60))
+    model = cost_model(SearchConfig(cost="latency", latency_table=path), HD)
+    assert (model.name, model.measured) == ("latency", True)
+    assert model.note.startswith("measured on NVIDIA A10 with tensorrt 10.13 in fp16")
+
+
+def test_an_unknown_gpu_is_refused_only_where_it_is_asked_for() -> None:
+    cost_model(SearchConfig(cost="macs", gpu="voodoo2"), HD)
+    with pytest.raises(SlsError, match="no latency estimate for 'voodoo2'"):
+        cost_model(SearchConfig(cost="latency", gpu="voodoo2"), HD)
+
+
+def test_a_table_of_what_a_network_needs_prices_all_that_it_may_become() -> None:
+    layers = find_layers(CARN(scale=2), Pattern.parse("2:4"), 16)
+    shapes = shapes_to_measure(layers, (180, 320))
+    assert len(shapes) == len(set(shapes))
+    rows = (LatencyRow(**vars(shape), dense_us=2.0, sparse_us=1.0) for shape in shapes)
+    model = TableCost(table(*rows))
+    for layer in layers:
+        if layer.kind == "Conv2d":
+            dense = dense_form(layer)
+            for inputs in (dense.inputs, max(min(16, dense.inputs), dense.inputs - 16)):
+                assert model.price(layer, Form(inputs, dense.outputs, 4, 4)) > 0
+
+
+def test_uses_of_a_layer_widen_its_picture() -> None:
+    shape = layer_shape(convolution(64, 256, uses=4), Form(64, 256, 4, 4), (180, 320))
+    assert (shape.height, shape.width) == (180, 1280)
