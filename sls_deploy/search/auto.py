@@ -48,12 +48,16 @@ def search_by_reconstruction(
     Raises:
         SlsError: the budget cannot be reached, or the network cannot be traced.
     """
-    started = time.monotonic()
-    start = _read_start(folder, identity)
+    started, processes = time.monotonic(), work.processes
+    start = processes.first(lambda: _read_start(folder, identity))
     if start is None:
-        model, start = _compete(work, budget, started, report)
-        save_weights(folder / _START / "weights.safetensors", model)
-        write_json(folder / _START / "start.json", {**start, IDENTITY: identity})
+        found, start = _compete(work, budget, started, report)
+
+        def keep() -> None:
+            save_weights(folder / _START / "weights.safetensors", found)
+            write_json(folder / _START / "start.json", {**start, IDENTITY: identity})
+
+        processes.first(keep)
     model = load_model(folder / _START / "weights.safetensors")
     recovered: Recovery | None = None
     if start["steps"]:
@@ -66,7 +70,7 @@ def search_by_reconstruction(
             save_checkpoint(folder, facts["step"], Checkpoint(state.tensors, facts))
 
         with ExitStack() as opened:
-            if work.config.tensorboard:
+            if work.config.tensorboard and processes.is_first:
                 log = opened.enter_context(TrainingLog(logs, recovered.step))
                 kept = {name: work.pattern.ratio(n)[0] for name, n in start["units"].items()}
                 log.epoch(recovered.step, recovered.best_psnr, kept)
@@ -119,19 +123,21 @@ def _learning_steps(work: Reconstruction, budget: float) -> int:
         return max(1, round(_LEARNING_SHARE * config.steps))
     probe = work.search(budget, _LONG)
     minutes = config.minutes * _LEARNING_SHARE
-    return steps_within(config, minutes, probe.train_step, probe.start_epoch)
+    fitting = steps_within(config, minutes, probe.train_step, probe.start_epoch)
+    return int(work.processes.broadcast(fitting))
 
 
 def _recovery_steps(work: Reconstruction, best: Candidate, budget: float, spent: float) -> int:
     config = work.config
     if config.minutes is None:
         return config.steps
-    left = config.minutes - spent / 60
+    left = float(work.processes.broadcast(config.minutes - spent / 60))
     if left <= 0:
         return 0
     start = {"units": best.units, "steps": _LONG}
     probe = _recover(work, best.copy(), start, budget)
-    return steps_within(config, left, probe.train_step, probe.start_epoch)
+    fitting = steps_within(config, left, probe.train_step, probe.start_epoch)
+    return int(work.processes.broadcast(fitting))
 
 
 def _recover(
@@ -144,17 +150,8 @@ def _recover(
             weight = model.network.get_parameter(f"{name}.weight").detach()
             kept[f"{name}.weight"] = units
             masks[f"{name}.weight"] = (weight != 0).to(weight.dtype)
-    return Recovery(
-        model=model,
-        masks=masks,
-        teacher=work.model,
-        batches=work.sampler.batch,
-        held_out=work.held_out,
-        config=work.config,
-        steps=start["steps"],
-        name=f"recover {budget_name(budget)}",
-        regrowth=Regrowth(work.pattern, kept) if work.config.regrow else None,
-    )
+    regrowth = Regrowth(work.pattern, kept) if work.config.regrow else None
+    return work.recovery(model, masks, start["steps"], f"recover {budget_name(budget)}", regrowth)
 
 
 def _read_start(folder: Path, identity: str) -> dict[str, Any] | None:

@@ -60,7 +60,7 @@ def resume(folder: Path, identity: str) -> Checkpoint | None:
     if state and state.facts.get(IDENTITY) == identity:
         return state
     for path in folder.glob("*.safetensors"):
-        path.unlink()
+        path.unlink(missing_ok=True)  # another process of the training does the same
     return None
 
 

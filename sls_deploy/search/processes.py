@@ -14,11 +14,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sls_deploy.config import SearchConfig
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """What Fabric calls them."""
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 _INTERRUPTED = 130
 _BAD_INPUT = 2
 
@@ -170,14 +171,24 @@ class Processes:
         """The sum over processes; the tensor itself where there is one process."""
         if self.world == 1:
             return tensor
-        total = tensor.detach().clone().contiguous()
+        total = tensor.detach().to(self.device, copy=True).contiguous()
         with _exchange():
             dist.all_reduce(total)
-        return total
+        return total.to(tensor.device)
 
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean over processes; the tensor itself where there is one process."""
         return tensor if self.world == 1 else self.sum(tensor).div_(self.world)
+
+    def same(self, model: AnyModule) -> AnyModule:
+        """The model, with the weights of the first process in all of them."""
+        if self.world > 1:
+            with torch.no_grad(), _exchange():
+                for tensor in model.state_dict().values():
+                    placed = tensor.to(self.device)
+                    dist.broadcast(placed, 0)
+                    tensor.copy_(placed)
+        return model
 
     def barrier(self) -> None:
         """Wait until every process is here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,7 +22,9 @@ from sls_deploy.search.candidates import candidates, least_cost
 from sls_deploy.search.cost import CostModel, ExecutableCost, MacsCost, unit_costs
 from sls_deploy.search.interiors import Interior, find_interiors, kept_channels
 from sls_deploy.search.layers import Layer
+from sls_deploy.search.processes import Processes
 from sls_deploy.search.reconstruct import Choice, reconstruct
+from sls_deploy.search.recover import Recovery, Regrowth
 from sls_deploy.search.schedule import Plan
 from sls_deploy.search.sensitivity import Sensitivity, measure_sensitivity
 from sls_deploy.search.sls import SlsSearch, held_out_psnr
@@ -68,6 +71,7 @@ class Reconstruction:
         sampler: crops to calibrate on.
         held_out: degraded and true crops to measure PSNR on.
         config: settings of the search.
+        processes: those that share the crops; a single one if left out.
     """
 
     def __init__(
@@ -79,7 +83,9 @@ class Reconstruction:
         sampler: CropSampler,
         held_out: tuple[Tensor, Tensor],
         config: SearchConfig,
+        processes: Processes | None = None,
     ) -> None:
+        self.processes = processes or Processes()
         self.model, self.layers, self.pattern, self.cost = model, layers, pattern, cost
         self.sampler, self.held_out, self.config = sampler, held_out, config
         self.notes: list[str] = []
@@ -102,11 +108,13 @@ class Reconstruction:
                 "the photographs are of one colour: their Hessians are singular and only damped, "
                 "so the correction of the weights means little"
             )
-        work = Calibration(chosen, self.config.memory * 2**20)
+        first, parts = self.processes.share
+        own = chosen[first::parts]
+        work = Calibration(own, self.config.memory * 2**20, self.processes.sum)
         work = work.within_memory(self.graph, self.model)
-        if len(work.pictures) < len(chosen):
+        if len(work.pictures) < len(own):
             self.notes.append(
-                f"--memory {self.config.memory} holds {len(work.pictures)} of {wanted} crops"
+                f"--memory {self.config.memory} holds {len(work.pictures)} of {len(own)} crops"
             )
         return work
 
@@ -196,7 +204,7 @@ class Reconstruction:
         with torch.no_grad():
             for name, weight in weights.items():
                 model.network.get_parameter(name).copy_(weight)
-        model = select(model, kept_channels(choice.narrowed)).eval()
+        model = self.processes.same(select(model, kept_channels(choice.narrowed)).eval())
         return Candidate(source, model, dict(choice.units), held_out_psnr(model, self.held_out))
 
     def learnt(self, budget: float, steps: int, report: Report) -> Candidate:
@@ -214,7 +222,31 @@ class Reconstruction:
             copy.deepcopy(self.model).train(), self.layers, self.pattern, costs=costs
         )
         plan = Plan.of(self.config.model_copy(update={"search_share": 1.0}), steps)
-        return SlsSearch(network, self.sampler, self.held_out, self.config, budget, plan)
+        return SlsSearch(
+            network, self.sampler, self.held_out, self.config, budget, plan, self.processes
+        )
+
+    def recovery(
+        self,
+        model: RestorationModel,
+        masks: Mapping[str, Tensor],
+        steps: int,
+        name: str,
+        regrowth: Regrowth | None = None,
+    ) -> Recovery:
+        """Fine-tuning of a pruned network, taught by the dense one; see `Recovery`."""
+        return Recovery(
+            model=model,
+            masks=masks,
+            teacher=self.model,
+            batches=lambda step: self.sampler.batch(step, self.processes.share),
+            held_out=self.held_out,
+            config=self.config,
+            steps=steps,
+            name=name,
+            regrowth=regrowth,
+            processes=self.processes,
+        )
 
     @property
     def least_learnt(self) -> float:

@@ -18,6 +18,7 @@ from sls_deploy.errors import SlsError
 from sls_deploy.models.model import RestorationModel
 from sls_deploy.progress import Progress, Report
 from sls_deploy.search.checkpoint import Checkpoint, load_optimiser_state, optimiser_state
+from sls_deploy.search.processes import Processes
 from sls_deploy.search.schedule import rate
 from sls_deploy.search.sls import held_out_psnr
 from sls_deploy.sparsity.pattern import Pattern
@@ -62,6 +63,7 @@ class Recovery:
         steps: training steps.
         name: what progress is reported as.
         regrowth: lets pruned weights come back; None keeps the masks.
+        processes: those that train together; a single one on the CPU if left out.
     """
 
     def __init__(
@@ -75,10 +77,17 @@ class Recovery:
         steps: int,
         name: str,
         regrowth: Regrowth | None = None,
+        processes: Processes | None = None,
     ) -> None:
-        self.model, self.teacher = model.train(), teacher.eval()
-        self.masks = dict(masks)
-        self.batches, self.held_out, self.config = batches, held_out, config
+        self.processes = processes or Processes()
+        device = self.processes.device
+        self.model = model.train().to(device)
+        self.teacher = teacher.eval()
+        if device.type != "cpu":
+            self.teacher = copy.deepcopy(teacher).to(device)
+        self.masks = {key: mask.to(device) for key, mask in masks.items()}
+        self.batches, self.held_out = batches, self.processes.place(held_out)
+        self.config = config
         self.steps, self.name, self.regrowth = steps, name, regrowth
         self.epoch = max(1, steps // _EPOCHS)
         regrowing = _REGROWING * steps if regrowth else 0
@@ -88,11 +97,11 @@ class Recovery:
         self.parameters = dict(model.network.named_parameters())
         self.optimiser = torch.optim.Adam(self.parameters.values(), lr=config.recover_rate)
         self.averaged = copy.deepcopy(model).eval().requires_grad_(False)
-        _prune(self.averaged, masks)
+        _prune(self.averaged, self.masks)
         if regrowth is None:
-            _prune(model, masks)
+            _prune(model, self.masks)
         self.best = _cloned(self.averaged.network.state_dict())
-        self.best_psnr = held_out_psnr(self.averaged, held_out)
+        self.best_psnr = self._measure()
 
     def run(self, save: Callable[[Checkpoint], None], report: Report) -> float:
         """Train until the planned steps are done, then take the best weights.
@@ -101,7 +110,8 @@ class Recovery:
         ends worse on the held-out crops than it came.
 
         Args:
-            save: keeps the state; called at the start of every epoch and at the end.
+            save: keeps the state; called at the start of every epoch and at the end, in the first
+                process alone.
             report: receives loss and PSNR after every step.
 
         Returns:
@@ -113,61 +123,84 @@ class Recovery:
         with Feed(self.batches, self.step, self.steps) as feed:
             while self.step < self.steps:
                 if self.step % self.epoch == 0:
-                    save(self.checkpoint())
+                    self.processes.first(lambda: save(self.checkpoint()))
                     self.start_epoch()
                 figures = self.train_step(feed.batch(self.step))
                 last = self.history[-1]
                 last["loss"] = figures["loss"]
                 shown = {**figures, "psnr": last["psnr"], "waiting": feed.share}
                 report(Progress(self.name, self.step, self.steps, shown))
-        save(self.checkpoint())
+        self.processes.first(lambda: save(self.checkpoint()))
         self.start_epoch()
         self.model.eval().network.load_state_dict(self.best)
+        self.model.cpu()
         return self.best_psnr
 
     def start_epoch(self) -> None:
         """Measure the averaged weights, keep them if they are the best, and choose masks anew."""
         for own, buffer in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
             own.copy_(buffer)
-        psnr = held_out_psnr(self.averaged, self.held_out)
+        psnr = self._measure()
         if psnr > self.best_psnr:
             self.best, self.best_psnr = _cloned(self.averaged.network.state_dict()), psnr
         self.history.append({"step": self.step, "psnr": psnr, "best": self.best_psnr})
         if self.regrowth and self.step <= self.settled:
             self._choose_masks(self.regrowth)
 
+    def _measure(self) -> float:
+        return held_out_psnr(self.averaged, self.held_out, self.processes)
+
     def train_step(self, batch: Batch | None = None) -> dict[str, float]:
         """One step of Adam; returns the L1 loss to the truth.
 
         Args:
-            batch: crops of the step; made here if left out.
+            batch: this process's crops; made here if left out.
         """
         loss = self.backward(batch or self.batches(self.step))
-        self._mask_gradients()
+        if not self._regrowing:
+            self._mask_gradients()
         self.optimiser.param_groups[0]["lr"] = self.config.recover_rate * rate(
             self.step, self.steps
         )
-        self.optimiser.step()
+        self.processes.step(self.optimiser)
         self._average()
         self.step += 1
         return {"loss": loss}
 
     def backward(self, batch: Batch) -> float:
-        """Gradients of the loss at a step's crops; returns its part to the truth."""
-        degraded, truth = batch
-        restored = self._restore(degraded)
-        total = loss = nn.functional.l1_loss(restored, truth)
-        if self.config.distillation:
-            with torch.no_grad():
-                taught = self.teacher(degraded)
-            total = loss + self.config.distillation * nn.functional.l1_loss(restored, taught)
-        value = float(total.detach())
+        """Gradients of the loss at the crops of a step; returns its part to the truth.
+
+        Args:
+            batch: this process's crops.
+        """
+        processes, parts = self.processes, self.config.accumulate
+        self.optimiser.zero_grad(set_to_none=True)
+        pictures = zip(*(side.chunk(parts) for side in processes.place(batch)), strict=True)
+        losses = torch.zeros(2, device=processes.device)
+        for degraded, truth in pictures:
+            total, loss = self._loss(degraded, truth)
+            processes.backward(total / parts)
+            losses += torch.stack([total.detach(), loss.detach()]) / parts
+        value, loss_value = processes.mean(losses).tolist()
         if not math.isfinite(value):
             fix = "Give a lower --recover-rate."
             raise SlsError(f"the loss is {value} at step {self.step}", self.name, fix)
-        self.optimiser.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
+        processes.average(self.parameters.values())
+        return float(loss_value)
+
+    def _loss(self, degraded: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        """What is minimised, and its part to the truth."""
+        with self.processes.autocast():
+            restored = self._restore(degraded).float()
+            total = loss = nn.functional.l1_loss(restored, truth)
+            if self.config.distillation:
+                with torch.no_grad():
+                    taught = self.teacher(degraded).float()
+                total = loss + self.config.distillation * nn.functional.l1_loss(restored, taught)
+        if self._regrowing:
+            pruned = (self.parameters[name] * (1 - mask) for name, mask in self.masks.items())
+            total = total + _DECAY / 2 * sum(weight.square().sum() for weight in pruned)
+        return total, loss
 
     @property
     def _regrowing(self) -> bool:
@@ -185,14 +218,11 @@ class Recovery:
 
     @torch.no_grad()
     def _mask_gradients(self) -> None:
-        """Pruned weights stay where they are, or are pulled to zero while they may come back."""
+        """Pruned weights stay where they are."""
         for name, mask in self.masks.items():
-            weight = self.parameters[name]
-            assert weight.grad is not None  # noqa: S101 - every prunable layer is used
-            if self._regrowing:
-                weight.grad.add_(weight * (1 - mask), alpha=_DECAY)
-            else:
-                weight.grad.mul_(mask)
+            gradient = self.parameters[name].grad
+            assert gradient is not None  # noqa: S101 - every prunable layer is used
+            gradient.mul_(mask)
 
     @torch.no_grad()
     def _choose_masks(self, regrowth: Regrowth) -> None:
@@ -230,7 +260,12 @@ class Recovery:
             for group, values in groups.items()
             for name, value in values.items()
         }
-        facts = {"step": self.step, "best_psnr": self.best_psnr, "history": self.history}
+        facts = {
+            "step": self.step,
+            "best_psnr": self.best_psnr,
+            "precision": self.processes.state(),
+            "history": self.history,
+        }
         return Checkpoint({**tensors, **optimiser_state(self.optimiser)}, facts)
 
     def load(self, state: Checkpoint) -> None:
@@ -241,6 +276,7 @@ class Recovery:
         for name, mask in _group(state, "mask").items():
             self.masks[name] = mask.to(self.masks[name])
         load_optimiser_state(self.optimiser, state.tensors)
+        self.processes.load_state(state.facts["precision"])
         self.step = state.facts["step"]
         self.best_psnr = state.facts["best_psnr"]
         self.history = list(state.facts["history"])

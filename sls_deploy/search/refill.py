@@ -13,14 +13,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sls_deploy.config import SearchConfig
 from sls_deploy.models.model import RestorationModel
 from sls_deploy.progress import Report
 from sls_deploy.search.layers import Layer
 from sls_deploy.search.outcome import Outcome, Refilled
 from sls_deploy.search.reconstruct import Choice
 from sls_deploy.search.reconstruction import Reconstruction
-from sls_deploy.search.recover import Batches, Recovery
 from sls_deploy.sparsity.legality import why_not_eligible
 from sls_deploy.sparsity.pattern import Pattern
 from sls_deploy.sparsity.ranks import rank_units
@@ -64,56 +62,47 @@ def refill_masks(
     return masks
 
 
-def refill(
-    outcome: Outcome,
-    layers: Sequence[Layer],
-    pattern: Pattern,
-    dense: RestorationModel,
-    batches: Batches,
-    held_out: tuple[Tensor, Tensor],
-    config: SearchConfig,
-    report: Report,
-) -> Outcome:
-    """Fill up layers and fine-tune on, a tenth as long as before; the searched weights stay.
+def refill(outcome: Outcome, work: Reconstruction, report: Report) -> Outcome:
+    """Fill up layers beside the searched weights, which stay; what does not gain is left.
 
-    The new weights start at zero; what does not gain on the held-out crops is left.
+    Where nothing was trained, by reconstruction. Else the new weights start at zero and the network
+    is fine-tuned on, a tenth as long as before.
 
     Args:
         outcome: what the search ended with.
-        layers: the prunable layers.
-        pattern: what their units are.
-        dense: the dense network.
-        batches: crops to learn from.
-        held_out: crops to measure on.
-        config: settings of the search.
+        work: the dense network, its crops and settings.
         report: receives the figures of every step.
     """
-    names = refillable(layers, outcome.units, pattern)
-    steps = round(_SHARE * outcome.steps)
-    if not names or not steps:
+    names = refillable(work.layers, outcome.units, work.pattern)
+    if not names:
         return outcome
-    model = copy.deepcopy(outcome.model)
+    make = _fine_tuned if outcome.steps else _reconstructed
+    refilled = make(outcome, work, names, report)
+    return replace(outcome, refilled=refilled) if refilled.psnr > outcome.psnr else outcome
+
+
+def _fine_tuned(
+    outcome: Outcome, work: Reconstruction, names: Sequence[str], report: Report
+) -> Refilled:
+    model = copy.deepcopy(outcome.model).cpu()
     model.network.load_state_dict(outcome.state)
     with torch.no_grad():
         masks = {
             f"{layer.name}.weight": (
                 model.network.get_parameter(f"{layer.name}.weight") != 0
             ).float()
-            for layer in layers
-            if outcome.units[layer.name] < pattern.units
-        } | refill_masks(model, dense, names, pattern)
-    recovery = Recovery(model, masks, dense, batches, held_out, config, steps, "refill")
+            for layer in work.layers
+            if outcome.units[layer.name] < work.pattern.units
+        } | refill_masks(model, work.model, names, work.pattern)
+    steps = max(1, round(_SHARE * outcome.steps))
+    recovery = work.recovery(model, masks, steps, "refill")
     recovery.run(lambda _: None, report)
-    refilled = Refilled(model.network.state_dict(), tuple(names), recovery.best_psnr, steps)
-    return replace(outcome, refilled=refilled) if refilled.psnr > outcome.psnr else outcome
+    return Refilled(model.network.state_dict(), tuple(names), recovery.best_psnr, steps)
 
 
-def reconstruct_refilled(outcome: Outcome, work: Reconstruction, report: Report) -> Outcome:
-    """Fill up layers by reconstruction, where nothing was trained."""
-    names = refillable(work.layers, outcome.units, work.pattern)
-    if not names:
-        return outcome
+def _reconstructed(
+    outcome: Outcome, work: Reconstruction, names: Sequence[str], report: Report
+) -> Refilled:
     units = {**outcome.units, **dict.fromkeys(names, work.pattern.group // 2)}
     filled = work.reconstructed("refilled", Choice(units), report)
-    refilled = Refilled(filled.model.network.state_dict(), tuple(names), filled.psnr, 0)
-    return replace(outcome, refilled=refilled) if refilled.psnr > outcome.psnr else outcome
+    return Refilled(filled.model.network.state_dict(), tuple(names), filled.psnr, 0)

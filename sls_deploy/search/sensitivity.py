@@ -60,7 +60,7 @@ def measure_sensitivity(
         interiors: channels that may be dropped.
         multiple: step of the widths tried.
         calibration: pictures and memory.
-        passes: backward passes, each on a part of one picture.
+        passes: backward passes of each process, on a part of one picture each.
         report: called with the number of layers and passes done.
     """
     changes: dict[tuple[str, int], Change] = {}
@@ -168,7 +168,8 @@ def _losses(
             total += moved.square()
     for parameter, before in zip(parameters, learnt, strict=True):
         parameter.requires_grad_(before)
-    return [float(loss) for loss in calibration.sum_over(total) / (passes or 1)]
+    done = calibration.sum_over(torch.tensor([float(passes)]))
+    return [float(loss) for loss in calibration.sum_over(total) / done.clamp_min(1)]
 
 
 def _part(picture: Tensor, generator: torch.Generator) -> Tensor:

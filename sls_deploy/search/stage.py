@@ -32,7 +32,7 @@ from sls_deploy.search.outcome import RATIOS, Outcome
 from sls_deploy.search.photos import load_photos
 from sls_deploy.search.processes import Processes
 from sls_deploy.search.reconstruction import Reconstruction
-from sls_deploy.search.refill import reconstruct_refilled, refill
+from sls_deploy.search.refill import refill
 from sls_deploy.search.results import BudgetResult, SearchResult
 from sls_deploy.search.schedule import Plan, steps_within
 from sls_deploy.search.settings import claim, resolve
@@ -64,10 +64,6 @@ def search_budgets(
             another search.
     """
     processes = processes or Processes.of(config.search)
-    learns = config.search.method == "sls"
-    if processes.world > 1 and not learns:
-        fix = "Give --method sls, or leave --devices and --nodes at 1."
-        raise SlsError(f"--method {config.search.method} works in one process", "--devices", fix)
     pattern = Pattern.parse(config.search.pattern)
     model = load_model(_weights(config), config.model.name, config.model.scale)
     photos, measured = load_photos(config.data, model.description, config.search.patch)
@@ -76,8 +72,10 @@ def search_budgets(
     prices = cost_model(config.search, config.build.opt_shape[2:])
     sampler = CropSampler(photos, config.search.patch, config.search.batch, config.search.seed)
     crops = held_out(measured, config.data.held_out, config.search.patch)
-    work = Reconstruction(model, prunable, pattern, prices, sampler, crops, config.search)
-    if learns:
+    work = Reconstruction(
+        model, prunable, pattern, prices, sampler, crops, config.search, processes
+    )
+    if config.search.method == "sls":
         costs = unit_costs(prices, prunable, pattern)
         check_reachable(config.search.budgets[-1], costs, config.search.pattern)
     else:
@@ -119,7 +117,7 @@ class _Stage:
         self.dense_psnr = held_out_psnr(work.model, work.held_out)
         if config.search.method == "sls":
             costs = unit_costs(work.cost, work.layers, work.pattern)
-            network = work.model.train()
+            network = copy.deepcopy(work.model).train()
             self.network = SparseNetwork(network, work.layers, work.pattern, costs=costs)
         self.files = {_name(path, config): hash_file(path) for path in photos}
 
@@ -153,7 +151,7 @@ class _Stage:
                     report,
                 )
             if not self.pattern.binary:
-                outcome = self._refilled(outcome, report)
+                outcome = refill(outcome, self.work, report)
             return outcome
 
         def first() -> bool:
@@ -179,23 +177,6 @@ class _Stage:
             seconds=record.seconds,
             peak_mib=record.peak_mib,
             skipped=skipped,
-        )
-
-    def _refilled(self, outcome: Outcome, report: Report) -> Outcome:
-        if not outcome.steps:
-            return reconstruct_refilled(outcome, self.work, report)
-        config = self.config
-        dense = load_model(_weights(config), config.model.name, config.model.scale)
-        prunable = [layer for layer in self.layers if layer.prunable]
-        return refill(
-            outcome,
-            prunable,
-            self.pattern,
-            dense,
-            self.sampler.batch,
-            self.held_out,
-            config.search,
-            report,
         )
 
     def _inputs(self, budget: float) -> dict[str, Any]:
