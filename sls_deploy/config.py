@@ -88,7 +88,7 @@ class SearchConfig(Section):
     ema: float = Field(0.999, ge=0, lt=1, description="Decay of the averaged weights.")
     regrow: bool = Field(False, description="Let pruned weights come back while recovering.")
     memory: int = Field(4096, ge=1, description="Memory for second-order work, in MiB.")
-    crops: int = Field(96, ge=1, description="Crops that reconstruction is calibrated on.")
+    crops: int = Field(192, ge=1, description="Crops that reconstruction is calibrated on.")
     narrow: Literal[0, 8, 16] = Field(
         16, description="Step of block widths under pattern 2:4; 0 never narrows."
     )

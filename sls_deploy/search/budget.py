@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 
 from sls_deploy.errors import SlsError
-from sls_deploy.search.layers import Layer
-from sls_deploy.sparsity.pattern import Pattern
 
 ROUNDING = 1e-9
 """What sums of shares may miss by, so that a budget which is met exactly counts as met."""
@@ -17,22 +15,6 @@ _CELLS = 20_000
 """Cells that what is left of a budget is cut into to pack it."""
 _SLACK = 1e-6
 """Share of a cell that a price may lie above a whole number of them."""
-
-
-def unit_costs(layers: list[Layer], pattern: Pattern) -> Tensor:
-    """Cost of each unit as a share of the dense cost of all prunable layers.
-
-    Args:
-        layers: the prunable layers.
-        pattern: what their units are.
-
-    Returns:
-        float64 of shape [layers, units], sum 1.
-    """
-    total = sum(layer.macs for layer in layers)
-    return torch.stack(
-        [pattern.unit_shares(layer.shape[1]) * layer.macs / total for layer in layers]
-    )
 
 
 def least_cost(costs: Tensor) -> float:

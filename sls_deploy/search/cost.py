@@ -18,7 +18,7 @@ from sls_deploy.sparsity.legality import QUAD, why_not_eligible
 from sls_deploy.sparsity.pattern import Pattern
 
 _LEAST_GAIN = 0.01
-"""Share of a dense layer's price that 2:4 must save to count: less than timings can tell. A
+"""Share of a dense layer's time that 2:4 must save to count: less than timings can tell. A
 roofline always finds a little, because 2:4 weights take fewer bytes."""
 _NARROWEST = 16
 """Fewest channels that a layer is measured with, unless it has fewer."""
@@ -126,7 +126,9 @@ class RooflineCost:
     def price(self, layer: Layer, form: Form) -> float:
         """See `CostModel.price`; in microseconds, estimated."""
         shape = layer_shape(layer, form, self.picture)
-        time = estimate_us(self.gpu, shape, sparse=runs_sparse(layer, form))
+        time = estimate_us(self.gpu, shape, sparse=False)
+        if runs_sparse(layer, form):
+            time = _faster(time, estimate_us(self.gpu, shape, sparse=True))
         return time / math.prod(self.picture)
 
 
@@ -154,8 +156,7 @@ class TableCost:
         times = self.table.look_up(layer_shape(layer, form, picture))
         time = times.dense_us
         if runs_sparse(layer, form):
-            # TensorRT takes the faster kernel; a slower sparse time is noise.
-            time = min(time, times.sparse_us)
+            time = _faster(time, times.sparse_us)
         return time / math.prod(picture)
 
 
@@ -197,13 +198,6 @@ def unit_costs(model: CostModel, layers: list[Layer], pattern: Pattern) -> Tenso
         dtype=torch.float64,
     )
     return prices.diff(dim=1, prepend=torch.zeros(len(layers), 1)) / prices[:, -1].sum()
-
-
-def gains(model: CostModel, layer: Layer) -> bool:
-    """Whether 2:4 makes a layer cheaper, by 1 % at least; if not, it should stay dense."""
-    dense = dense_form(layer)
-    price = model.price(layer, dense)
-    return model.price(layer, Form(dense.inputs, dense.outputs, 2, 4)) < price * (1 - _LEAST_GAIN)
 
 
 def dense_form(layer: Layer) -> Form:
@@ -259,6 +253,11 @@ def shapes_to_measure(layers: Iterable[Layer], picture: tuple[int, int]) -> list
         for outputs in _halved(dense_form(layer).outputs)
     ]
     return list(dict.fromkeys(shapes))
+
+
+def _faster(dense: float, sparse: float) -> float:
+    """The sparse time if it gains enough; else TensorRT takes the dense kernel, or it is noise."""
+    return sparse if sparse < dense * (1 - _LEAST_GAIN) else dense
 
 
 def _halved(channels: int) -> list[int]:

@@ -7,7 +7,7 @@ layers before it left wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,9 @@ from sls_deploy.models.model import RestorationModel
 from sls_deploy.search.interiors import Interior
 from sls_deploy.search.sums import Calibration, dense_sums
 from sls_deploy.search.trace import Trace, Walk
-from sls_deploy.sparsity.obs import Problem, remove_units
+from sls_deploy.sparsity.coupled import refit_together
+from sls_deploy.sparsity.least_squares import Problem
+from sls_deploy.sparsity.obs import remove_units
 from sls_deploy.sparsity.pattern import Pattern
 
 
@@ -44,6 +46,7 @@ def reconstruct(
     choice: Choice,
     calibration: Calibration,
     report: Callable[[str], None] = lambda _: None,
+    metric: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Prune and correct a dense network.
 
@@ -57,6 +60,8 @@ def reconstruct(
         choice: how much to keep of which layers; others are left as they are.
         calibration: pictures and memory.
         report: called with the name of each layer before it is solved.
+        metric: what the output feels of each layer's errors, see `Sensitivity`; without it every
+            filter is corrected by itself.
 
     Returns:
         Weights by parameter name in `model.network`.
@@ -79,9 +84,12 @@ def reconstruct(
             if name in later:
                 groups = weight.double().view(len(hessian), -1, hessian.shape[-1])
                 hessian, target = hessian + later[name], target + groups @ later[name]
+            felt = _blocks(None if metric is None else metric[name], len(hessian))
             parts = [
-                prune_group(part, h, t, pattern, choice, name, calibration.memory // 2)
-                for part, h, t in zip(weight.chunk(len(hessian)), hessian, target, strict=True)
+                prune_group(part, h, t, g, pattern, choice, name, calibration.memory // 2)
+                for part, h, t, g in zip(
+                    weight.chunk(len(hessian)), hessian, target, felt, strict=True
+                )
             ]
             solved = torch.cat(parts).to(weight.dtype)
             pruned.replace(node.args[1], solved)
@@ -96,6 +104,7 @@ def prune_group(
     weight: Tensor,
     hessian: Tensor,
     target: Tensor,
+    metric: Tensor | None,
     pattern: Pattern,
     choice: Choice,
     layer: str,
@@ -107,6 +116,7 @@ def prune_group(
         weight: dense, [filters, channels, *kernel].
         hessian: X'X, [channels * taps, channels * taps].
         target: X'Y, [filters, channels * taps].
+        metric: what the output feels of its filters, [filters, filters].
         pattern: what the units are.
         choice: how much of each layer is kept.
         layer: which layer this is.
@@ -127,10 +137,21 @@ def prune_group(
         solved = problem.solve()
     else:
         *_, last = remove_units(problem, pattern, units, memory)
-        solved = problem.refit(last.keep)
+        if metric is None:
+            solved = problem.refit(last.keep)
+        else:
+            solved = refit_together(problem, last.keep, metric[outputs][:, outputs], memory)
     result = torch.zeros(flat.flatten(1).shape, dtype=torch.float64)
     result[outputs[:, None], columns] = solved
     return result.view(weight.shape)
+
+
+def _blocks(metric: Tensor | None, groups: int) -> Sequence[Tensor | None]:
+    """The part of a layer's metric that belongs to each convolution group."""
+    if metric is None:
+        return [None] * groups
+    size = len(metric) // groups
+    return [metric[at : at + size, at : at + size] for at in range(0, len(metric), size)]
 
 
 def _indices(kept: Tensor | None, count: int) -> Tensor:

@@ -108,9 +108,9 @@ class Reconstruction:
                 "the photographs are of one colour: their Hessians are singular and only damped, "
                 "so the correction of the weights means little"
             )
-        first, parts = self.processes.share
-        own = chosen[first::parts]
-        work = Calibration(own, self.config.memory * 2**20, self.processes.sum)
+        share, memory = self.processes.share, self.config.memory * 2**20
+        own = chosen[share[0] :: share[1]]
+        work = Calibration(own, memory, self.processes.sum, share)
         work = work.within_memory(self.graph, self.model)
         if len(work.pictures) < len(own):
             self.notes.append(
@@ -192,13 +192,18 @@ class Reconstruction:
     def reconstructed(self, source: str, choice: Choice, report: Report) -> Candidate:
         """Prune as chosen, correct, and measure on the held-out crops."""
         names = list(choice.units)
+
+        def tell(name: str) -> None:
+            report(Progress(f"reconstruct {source}", names.index(name), len(names)))
+
         weights = reconstruct(
             self.graph,
             self.model,
             self.pattern,
             choice,
             self.calibration,
-            lambda name: report(Progress(f"reconstruct {source}", names.index(name), len(names))),
+            tell,
+            self.sensitivity(report).metric,
         )
         model = copy.deepcopy(self.model)
         with torch.no_grad():

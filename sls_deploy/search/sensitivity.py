@@ -8,7 +8,8 @@ hundred training steps on single crops do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,8 @@ from sls_deploy.models.model import RestorationModel
 from sls_deploy.search.interiors import Interior
 from sls_deploy.search.sums import Calibration, dense_sums
 from sls_deploy.search.trace import Trace
-from sls_deploy.sparsity.obs import Problem, remove_units
+from sls_deploy.sparsity.least_squares import Problem
+from sls_deploy.sparsity.obs import remove_units
 from sls_deploy.sparsity.pattern import Pattern
 
 _SIDE = 32
@@ -37,6 +39,9 @@ class Sensitivity:
     """By interior and channels kept."""
     channels: Mapping[Interior, Tensor]
     """Channels of each interior, the most important first."""
+    metric: Mapping[str, Tensor]
+    """By layer, second moments of the output's gradients at what the layer gives, summed over its
+    uses: float64, [filters, filters]. See `refit_together`."""
 
 
 def measure_sensitivity(
@@ -60,7 +65,7 @@ def measure_sensitivity(
         interiors: channels that may be dropped.
         multiple: step of the widths tried.
         calibration: pictures and memory.
-        passes: backward passes of each process, on a part of one picture each.
+        passes: backward passes of all processes, each on a part of one picture.
         report: called with the number of layers and passes done.
     """
     changes: dict[tuple[str, int], Change] = {}
@@ -81,14 +86,15 @@ def measure_sensitivity(
                     for width in range(multiple, interior.channels, multiple):
                         kept = ranked[interior][:width].sort().values
                         narrowed[interior, width] = _narrowed(model, interior, waiting, kept)
-    losses = _losses(model, [*changes.values(), *narrowed.values()], calibration, passes, report)
+    every = [*changes.values(), *narrowed.values()]
+    losses, metric = _gradients(model, layers, every, calibration, passes, report)
     by_layer: dict[str, dict[int, float]] = {name: {pattern.units: 0.0} for name in layers}
     for (name, units), loss in zip(changes, losses, strict=False):
         by_layer[name][units] = loss
     by_interior: dict[Interior, dict[int, float]] = {item: {item.channels: 0.0} for item in ranked}
     for (interior, width), loss in zip(narrowed, losses[len(changes) :], strict=True):
         by_interior[interior][width] = loss
-    return Sensitivity(by_layer, by_interior, ranked)
+    return Sensitivity(by_layer, by_interior, ranked, metric)
 
 
 def _levels(
@@ -135,14 +141,15 @@ def _narrowed(
     return change
 
 
-def _losses(
+def _gradients(
     model: RestorationModel,
+    layers: Collection[str],
     changes: Sequence[Change],
     calibration: Calibration,
     passes: int,
     report: Callable[[int], None],
-) -> list[float]:
-    """Mean square of what each change does to the output, over positions and passes."""
+) -> tuple[list[float], dict[str, Tensor]]:
+    """Mean square of what each change does to the output, and the metric of each layer."""
     names = sorted({name for change in changes for name in change})
     parameters = [model.network.get_parameter(name) for name in names]
     rows = {name: [i for i, change in enumerate(changes) if name in change] for name in names}
@@ -152,24 +159,53 @@ def _losses(
     learnt = [parameter.requires_grad for parameter in parameters]
     for parameter in parameters:
         parameter.requires_grad_(True)
-    generator = torch.Generator().manual_seed(0)
     total = torch.zeros(len(changes), dtype=torch.float64)
+    metric: dict[str, Tensor] = {}
+    rank, world = calibration.share
+    own = range(rank, passes, world)
     pictures = calibration.pictures
-    with torch.enable_grad():
-        for number in range(passes):
+    with torch.enable_grad(), _outputs(model, layers) as given:
+        for at, number in enumerate(own):
             report(len(rows) + number)
-            restored = model(_part(pictures[number % len(pictures)], generator))
+            given.clear()
+            generator = torch.Generator().manual_seed(number)
+            restored = model(_part(pictures[at % len(pictures)], generator))
             signs = torch.randint(0, 2, restored.shape, generator=generator) * 2 - 1
             scale = restored[0, 0].numel() * restored.shape[1]
-            gradients = torch.autograd.grad((restored * signs).sum() / scale**0.5, parameters)
+            found = torch.autograd.grad(
+                (restored * signs).sum() / scale**0.5,
+                [*parameters, *(output for _, output in given)],
+            )
             moved = torch.zeros(len(changes), dtype=torch.float64)
-            for name, gradient in zip(names, gradients, strict=True):
+            for name, gradient in zip(names, found, strict=False):
                 moved[rows[name]] += (stacked[name] @ gradient.flatten()).double()
             total += moved.square()
+            for (name, _), gradient in zip(given, found[len(names) :], strict=True):
+                felt = gradient[0].flatten(1).double()
+                metric[name] = metric.get(name, 0) + felt @ felt.T
     for parameter, before in zip(parameters, learnt, strict=True):
         parameter.requires_grad_(before)
-    done = calibration.sum_over(torch.tensor([float(passes)]))
-    return [float(loss) for loss in calibration.sum_over(total) / done.clamp_min(1)]
+    losses = calibration.sum_over(total) / max(1, passes)
+    return losses.tolist(), {name: calibration.sum_over(sums) for name, sums in metric.items()}
+
+
+@contextmanager
+def _outputs(
+    model: RestorationModel, layers: Collection[str]
+) -> Iterator[list[tuple[str, Tensor]]]:
+    """What layers give while the model runs, by name, in the order of their uses."""
+    given: list[tuple[str, Tensor]] = []
+    hooks = [
+        model.network.get_submodule(name).register_forward_hook(
+            lambda _, __, output, name=name: given.append((name, output))
+        )
+        for name in layers
+    ]
+    try:
+        yield given
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _part(picture: Tensor, generator: torch.Generator) -> Tensor:

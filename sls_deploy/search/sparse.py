@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sls_deploy.models.model import RestorationModel
-from sls_deploy.search.budget import unit_costs
+from sls_deploy.search.cost import MacsCost, unit_costs
 from sls_deploy.search.layers import Layer
 from sls_deploy.sparsity.masks import MAX_SCORE, keep_table, look_up, masked_weights
 from sls_deploy.sparsity.pattern import Pattern
@@ -43,7 +43,7 @@ class SparseNetwork(nn.Module):
         # In a list, where they are not registered a second time.
         self._pruned = [model.network.get_submodule(layer.name) for layer in layers]
         self.scores = nn.Parameter(torch.ones(len(layers), pattern.units - 1))
-        costs = unit_costs(layers, pattern) if costs is None else costs
+        costs = unit_costs(MacsCost(), layers, pattern) if costs is None else costs
         self.register_buffer("costs", costs, persistent=False)
         self._frozen: Tensor | None = None
         self.rerank()

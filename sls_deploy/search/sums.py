@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from sls_deploy.errors import SlsError
 from sls_deploy.models.model import RestorationModel
 from sls_deploy.search.trace import Trace, Walk
 
-_POSITIONS = 30_000
+_POSITIONS = 60_000
 """Output positions that a layer's sums are taken over, spread over all crops."""
 _LEAST_CROPS = 8
 
@@ -33,6 +33,8 @@ class Calibration:
     """Bytes that the second-order work may take."""
     sum_over: Callable[[Tensor], Tensor] = _same
     """Adds up a tensor over processes, each with crops of its own."""
+    share: tuple[int, int] = (0, 1)
+    """(k, n): these are crops k, k + n, ... of all."""
 
     def within_memory(self, graph: Trace, model: RestorationModel) -> Calibration:
         """The same with as many crops as the memory holds.
@@ -53,7 +55,7 @@ class Calibration:
             needed = -(-_LEAST_CROPS * 4 * most // 2**20)
             what = f"{self.memory // 2**20} MiB do not hold the activations of {_LEAST_CROPS} crops"
             raise SlsError(what, "--memory", f"Give {needed} or more, or a smaller --patch.")
-        return Calibration(self.pictures[:fitting], self.memory, self.sum_over)
+        return replace(self, pictures=self.pictures[:fitting])
 
     def sums(
         self, layer: str, arguments: tuple[Any, ...], output: Tensor | None = None
@@ -63,7 +65,7 @@ class Calibration:
         Raises:
             SlsError: its inputs or outputs are not finite.
         """
-        sums = input_sums(arguments, output, _POSITIONS)
+        sums = input_sums(arguments, output, _POSITIONS, self.share)
         if not all(bool(part.isfinite().all()) for part in sums):
             fix = "Check the weights of this layer and of those before it."
             raise SlsError("activations are NaN or infinite on the photographs", layer, fix)
@@ -109,14 +111,18 @@ def dense_sums(
 
 
 def input_sums(
-    arguments: tuple[Any, ...], output: Tensor | None, positions: int
+    arguments: tuple[Any, ...],
+    output: Tensor | None,
+    positions: int,
+    share: tuple[int, int] = (0, 1),
 ) -> tuple[Tensor, Tensor]:
     """X'X and X'Y of a convolution over sampled positions.
 
     Args:
         arguments: what it is called with: input, weight, bias, stride, padding, dilation, groups.
         output: Y that it should give, bias included; None where only X'X is wanted.
-        positions: about how many positions to take, spread evenly.
+        positions: about how many positions to take, spread evenly, in all shares together.
+        share: (k, n): the pictures are k, k + n, ... of all.
 
     Returns:
         float64 of shapes [groups, K, K] and [groups, filters, K], K = channels * taps of a group.
@@ -134,15 +140,16 @@ def input_sums(
     spots = 1
     for side, taps, step, pad, gap in sides:
         spots *= (side + 2 * pad - gap * (taps - 1) - 1) // step + 1
-    every = max(1, len(x) * spots // positions)
-    for number, picture in enumerate(x):
+    every = max(1, len(x) * share[1] * spots // positions)
+    for at, picture in enumerate(x):
         columns = functional.unfold(picture[None], kernel, dilation, padding, stride)
         # The offset differs from picture to picture: no fixed lattice of places.
-        taken = columns.view(groups, size, spots)[:, :, number * 7 % every :: every]
+        offset = (share[0] + at * share[1]) * 7 % every
+        taken = columns.view(groups, size, spots)[:, :, offset::every]
         hessian += (taken @ taken.transpose(1, 2)).double()
         if output is not None:
-            wanted = output[number].reshape(groups, per_group, spots)
-            target += (wanted[:, :, number * 7 % every :: every] @ taken.transpose(1, 2)).double()
+            wanted = output[at].reshape(groups, per_group, spots)
+            target += (wanted[:, :, offset::every] @ taken.transpose(1, 2)).double()
     return hessian, target
 
 

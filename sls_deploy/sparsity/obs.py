@@ -1,7 +1,5 @@
 """Second-order choice and correction of the weights that a layer keeps.
 
-A layer's output is linear in its weights, so what pruning does to it is a quadratic form. With
-inputs X (one row a position) and outputs Y to reproduce, H = X'X and C = X'Y say all of it.
 Removing weight q costs w_q^2 / (2 [H^-1]_qq) if all other weights are corrected (optimal brain
 surgeon, Hassibi and Stork, NeurIPS 1992).
 """
@@ -14,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sls_deploy.sparsity.least_squares import Problem, chunks
 from sls_deploy.sparsity.legality import QUAD
 from sls_deploy.sparsity.pattern import Pattern
 
@@ -21,76 +20,6 @@ _AT_ONCE = 8
 """Weights of different groups that a filter loses in one step."""
 _COMPACT = 0.8
 """Share of the weights in an inverse Hessian below which the removed ones are left out of it."""
-DAMPING = 0.01
-"""Share of the mean of H's diagonal that is added to it."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Least squares of one convolution group's filters.
-
-    Sums over positions; a damped weight is drawn to the dense one.
-    """
-
-    weight: Tensor
-    """Dense weights, [filters, channels, taps], float64."""
-    hessian: Tensor
-    """X'X plus damping, [channels * taps, channels * taps], float64."""
-    target: Tensor
-    """X'Y plus damping times the dense weights, [filters, channels * taps], float64."""
-
-    @classmethod
-    def of(cls, weight: Tensor, hessian: Tensor, target: Tensor) -> Problem:
-        """Damp the sums of a layer.
-
-        Args:
-            weight: dense weights, [filters, channels, taps].
-            hessian: X'X.
-            target: X'Y, one row a filter.
-        """
-        weight, hessian, target = weight.double(), hessian.double(), target.double()
-        # Inputs that are zero everywhere leave nothing to solve: one stands in for their mean.
-        damping = DAMPING * float(hessian.diagonal().mean()) or 1.0
-        identity = torch.eye(len(hessian), dtype=torch.float64)
-        return cls(weight, hessian + damping * identity, target + damping * weight.flatten(1))
-
-    def solve(self) -> Tensor:
-        """The best dense weights, [filters, channels * taps], float64."""
-        factor = torch.linalg.cholesky(self.hessian)
-        return torch.cholesky_solve(self.target.T, factor).T
-
-    def refit(self, keep: Tensor) -> Tensor:
-        """The best weights that are zero where `keep` is false; exact, in float64.
-
-        Args:
-            keep: bool of shape [filters, channels * taps].
-
-        Returns:
-            float64 of the same shape.
-        """
-        result = torch.zeros(keep.shape, dtype=torch.float64)
-        most = int(keep.sum(1).max())
-        # Filters keep about the same number; the places that one has fewer solve 1 * x = 0.
-        columns = keep.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
-        for rows in chunks(len(keep), most * most * 8):
-            chosen = columns[rows]
-            real = keep[rows].gather(1, chosen)
-            matrix = self.hessian[chosen[:, :, None], chosen[:, None, :]]
-            both = real[:, :, None] & real[:, None, :]
-            matrix = torch.where(both, matrix, torch.eye(most, dtype=torch.float64))
-            right = (self.target[rows].gather(1, chosen) * real)[:, :, None]
-            solution = torch.cholesky_solve(right, torch.linalg.cholesky(matrix))[:, :, 0]
-            result[rows] = result[rows].scatter(1, chosen, solution * real)
-        return result
-
-    def error(self, weight: Tensor) -> Tensor:
-        """What weights cost each filter beyond the best dense ones, in the unit of Y squared.
-
-        Args:
-            weight: [filters, channels * taps], float64.
-        """
-        delta = weight - self.solve()
-        return ((delta @ self.hessian) * delta).sum(1)
 
 
 @dataclass(frozen=True)
@@ -253,10 +182,3 @@ class _Surgeon:
 
     def _count(self) -> Tensor:
         return self._padded()[:1].sum(2)
-
-
-def chunks(count: int, size: int, memory: int = 2**28) -> Iterator[slice]:
-    """Slices of `count` rows of `size` bytes that fit into memory, at least one row each."""
-    step = max(1, memory // max(1, size))
-    for start in range(0, count, step):
-        yield slice(start, min(start + step, count))

@@ -42,6 +42,7 @@ def measured(pattern: Pattern, *interiors: Interior) -> Sensitivity:
             for place, item in enumerate(interiors)
         },
         channels={item: torch.arange(32) for item in interiors},
+        metric={},
     )
 
 

@@ -20,15 +20,25 @@ from sls_deploy.errors import SlsError
 from sls_deploy.models.bundled import DEMO_WEIGHTS
 from sls_deploy.models.model import load_model
 from sls_deploy.progress import silent
+from sls_deploy.search.cost import MacsCost
 from sls_deploy.search.layers import find_layers
 from sls_deploy.search.processes import Processes
+from sls_deploy.search.reconstruct import Choice
+from sls_deploy.search.reconstruction import Reconstruction
 from sls_deploy.search.schedule import Plan
 from sls_deploy.search.sls import SlsSearch, held_out_psnr
 from sls_deploy.search.sparse import SparseNetwork
 from sls_deploy.sparsity.pattern import Pattern
 
 PATCH = 16
-SETTINGS = {"method": "sls", "pattern": "n:16", "batch": 8, "patch": PATCH, "penalty": 0.5}
+SETTINGS = {
+    "method": "sls",
+    "pattern": "n:16",
+    "batch": 8,
+    "patch": PATCH,
+    "penalty": 0.5,
+    "crops": 12,
+}
 
 
 def new_search(photos: Path, processes: Processes, config: SearchConfig) -> SlsSearch:
@@ -58,13 +68,49 @@ def three_steps(photos: Path, processes: Processes, config: SearchConfig) -> dic
     return {**gradients, **after, "figures": torch.tensor(figures, dtype=torch.float64)}
 
 
+def pruned_and_recovered(
+    photos: Path, processes: Processes, config: SearchConfig
+) -> dict[str, Tensor]:
+    """Sums and weights of a reconstruction, then gradients and weights of its recovery."""
+    pattern, model = Pattern.parse(config.pattern), load_model(DEMO_WEIGHTS)
+    pictures = Photos.from_folder(photos, scale=2, cache_mib=64, min_side=2 * PATCH)
+    sampler = CropSampler(pictures, PATCH, config.batch, seed=0)
+    layers = [item for item in find_layers(model.network, pattern, PATCH) if item.prunable]
+    crops = held_out(pictures, 3, PATCH)
+    work = Reconstruction(model, layers, pattern, MacsCost(), sampler, crops, config, processes)
+    choice = Choice({layer.name: 6 for layer in layers})
+    pruned = work.reconstructed("allocated", choice, silent)
+    weights = {
+        f"pruned.{name}": value.clone() for name, value in pruned.model.network.named_parameters()
+    }
+    masks = {
+        f"{layer.name}.weight": (
+            pruned.model.network.get_parameter(f"{layer.name}.weight") != 0
+        ).float()
+        for layer in layers
+    }
+    recovery = work.recovery(pruned.model, masks, 3, "recover")
+    loss = recovery.backward(recovery.batches(0))
+    gradients = {
+        f"recovering.{name}": parameter.grad.clone()
+        for name, parameter in recovery.parameters.items()
+        if parameter.grad is not None
+    }
+    recovery.run(lambda _: None, silent)
+    after = {f"recovered.{name}": value.detach() for name, value in recovery.parameters.items()}
+    reached = torch.tensor([pruned.psnr, loss, recovery.best_psnr], dtype=torch.float64)
+    return {**weights, **gradients, **after, "reached": reached}
+
+
 def take_part(folder: Path, photos: Path) -> None:
     """What one of two processes does; it leaves its results in the folder."""
     config = SearchConfig.model_validate({**SETTINGS, "devices": 2})
     processes = Processes.of(config)
     processes.launch()
     own = folder / str(processes.rank)
-    save_file(three_steps(photos, processes, config), f"{own}.safetensors")
+    results = three_steps(photos, processes, config)
+    results |= pruned_and_recovered(photos, processes, config)
+    save_file(results, f"{own}.safetensors")
     written: list[int] = []
     told = processes.first(lambda: written.append(1) or {"budget": 0.5})
     try:
@@ -94,8 +140,10 @@ def _refuse() -> None:
 
 @pytest.fixture(scope="module")
 def one(photos: Path) -> dict[str, Tensor]:
-    """Three steps of a single process."""
-    return three_steps(photos, Processes(), SearchConfig.model_validate(SETTINGS))
+    """The same of a single process."""
+    config = SearchConfig.model_validate(SETTINGS)
+    results = three_steps(photos, Processes(), config)
+    return {**results, **pruned_and_recovered(photos, Processes(), config)}
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +171,11 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], prefix: 
         assert error < 1e-4, name
 
 
-@pytest.mark.parametrize("what", ["gradient.scores", "gradient.model.", "after.", "figures"])
+@pytest.mark.parametrize(
+    "what",
+    ["gradient.scores", "gradient.model.", "after.", "figures",
+     "pruned.", "recovering.", "recovered.", "reached"],
+)  # fmt: skip
 def test_two_processes_equal_one_with_the_whole_batch(
     one: dict[str, Tensor], two: tuple[Path, str], what: str
 ) -> None:
@@ -159,7 +211,7 @@ def test_accumulated_parts_equal_the_whole_batch(
 ) -> None:
     config = SearchConfig.model_validate({**SETTINGS, "accumulate": parts})
     found = three_steps(photos, Processes.of(config), config)
-    assert_close(found, one, "")
+    assert_close(found, {name: one[name] for name in found}, "")
 
 
 def test_mixed_precision_keeps_scores_and_weights_in_fp32(

@@ -19,6 +19,7 @@ from sls_deploy.models.narrow import select
 from sls_deploy.search.interiors import find_interiors, kept_channels
 from sls_deploy.search.layers import find_layers
 from sls_deploy.search.reconstruct import Choice, reconstruct
+from sls_deploy.search.sensitivity import measure_sensitivity
 from sls_deploy.search.sums import Calibration
 from sls_deploy.search.trace import Trace, trace
 from sls_deploy.sparsity.legality import is_2_4
@@ -38,10 +39,13 @@ class Dense:
         layers = find_layers(model.network, N16, 32)
         self.names = [layer.name for layer in layers if layer.prunable]
 
-    def pruned(self, pattern: Pattern, choice: Choice) -> RestorationModel:
+    def pruned(
+        self, pattern: Pattern, choice: Choice, metric: Mapping[str, Tensor] | None = None
+    ) -> RestorationModel:
         """A pruned and corrected copy."""
         calibration = Calibration(self.crops, 2**28)
-        return self.with_weights(reconstruct(self.graph, self.model, pattern, choice, calibration))
+        weights = reconstruct(self.graph, self.model, pattern, choice, calibration, metric=metric)
+        return self.with_weights(weights)
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> RestorationModel:
         model = copy.deepcopy(self.model)
@@ -112,6 +116,15 @@ def test_correction_beats_magnitude_at_the_same_counts(
     counts = dict.fromkeys(demo.names[:6], units)
     corrected = demo.error(demo.pruned(pattern, Choice(counts)))
     assert corrected < 0.2 * demo.error(demo.by_magnitude(pattern, counts))
+
+
+def test_filters_corrected_together_lose_less_on_unseen_crops(demo: Dense) -> None:
+    calibration = Calibration(demo.crops, 2**28)
+    parts = (demo.graph, demo.model, demo.names, PAIRS, [], 1, calibration)
+    metric = measure_sensitivity(*parts, passes=32).metric
+    choice = Choice(dict.fromkeys(demo.names, 1))
+    together = demo.error(demo.pruned(PAIRS, choice, metric))
+    assert together < 0.97 * demo.error(demo.pruned(PAIRS, choice))
 
 
 def test_layers_keep_as_many_weights_as_chosen(demo: Dense) -> None:

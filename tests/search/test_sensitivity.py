@@ -19,7 +19,8 @@ from sls_deploy.search.reconstruct import Choice, reconstruct
 from sls_deploy.search.sensitivity import Sensitivity, measure_sensitivity
 from sls_deploy.search.sums import Calibration, dense_sums
 from sls_deploy.search.trace import Trace, trace
-from sls_deploy.sparsity.obs import Problem, remove_units
+from sls_deploy.sparsity.least_squares import Problem
+from sls_deploy.sparsity.obs import remove_units
 from sls_deploy.sparsity.pattern import Pattern
 
 PAIRS, N16 = Pattern.parse("2:4"), Pattern.parse("n:16")
@@ -185,3 +186,33 @@ def test_estimates_are_the_same_every_time(
         measure_sensitivity(*demo, BLOCKS[:1], PAIRS, [], 8, calibration, 2) for _ in range(2)
     )
     assert one.layers == same.layers
+
+
+def test_metric_predicts_how_errors_of_a_layers_outputs_move_the_result(
+    demo: tuple[Trace, RestorationModel], by_units: Sensitivity, calibration: Calibration
+) -> None:
+    model, name, size = demo[1], BLOCKS[3], 1e-3
+    metric = by_units.metric[name]
+    assert metric.shape == (len(metric), len(metric))
+    torch.testing.assert_close(metric, metric.T)
+    values, directions = torch.linalg.eigh(metric)
+    assert values[-1] > 3 * values.mean()
+    layer = model.network.get_submodule(name)
+
+    def moved(direction: Tensor) -> float:
+        """Mean square of the result's change where noise of one direction joins the output."""
+        generator = torch.Generator().manual_seed(0)
+
+        def add(_: object, __: object, output: Tensor) -> Tensor:
+            noise = torch.randn(output[:, :1].shape, generator=generator) * size
+            return output + noise * direction.float().view(1, -1, 1, 1)
+
+        with torch.inference_mode():
+            before = model(calibration.pictures)
+            hook = layer.register_forward_hook(add)
+            after = model(calibration.pictures)
+            hook.remove()
+        return float((after - before).square().mean())
+
+    most, usual = moved(directions[:, -1]), moved(directions[:, -3])
+    assert most / usual == pytest.approx(float(values[-1] / values[-3]), rel=0.4)

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sls_deploy.sparsity.least_squares import DAMPING, Problem, chunks
 from sls_deploy.sparsity.legality import is_2_4
-from sls_deploy.sparsity.obs import DAMPING, Problem, Step, chunks, remove_units
+from sls_deploy.sparsity.obs import Step, remove_units
 from sls_deploy.sparsity.pattern import Pattern
 from sls_deploy.sparsity.ranks import rank_units
 
