@@ -26,7 +26,7 @@ from sls_deploy.search.interiors import Interior, find_interiors, kept_channels
 from sls_deploy.search.layers import Layer
 from sls_deploy.search.outcome import RATIOS, WEIGHTS, Outcome
 from sls_deploy.search.reconstruction import Reconstruction
-from sls_deploy.search.recover import Regrowth
+from sls_deploy.search.regrowth import Regrowth
 from sls_deploy.search.sensitivity import Sensitivity
 from sls_deploy.search.sls import held_out_psnr
 from sls_deploy.search.stage import search_budgets

@@ -18,7 +18,8 @@ from sls_deploy.search.cost import CostModel, cost_model
 from sls_deploy.search.layers import Layer, find_layers
 from sls_deploy.search.outcome import Outcome
 from sls_deploy.search.photos import load_photos
-from sls_deploy.search.recover import Recovery, Regrowth
+from sls_deploy.search.recover import Recovery
+from sls_deploy.search.regrowth import Regrowth
 from sls_deploy.search.schedule import steps_within
 from sls_deploy.sparsity.pattern import Pattern
 

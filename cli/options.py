@@ -59,6 +59,7 @@ RecoverRate = Annotated[float | None, setting(SearchConfig, "recover_rate", "--r
 Distillation = Annotated[float | None, setting(SearchConfig, "distillation", "--distillation")]
 Ema = Annotated[float | None, setting(SearchConfig, "ema", "--ema")]
 Regrow = Annotated[bool | None, setting(SearchConfig, "regrow", "--regrow/--no-regrow")]
+Refits = Annotated[int | None, setting(SearchConfig, "refits", "--refits")]
 Memory = Annotated[int | None, setting(SearchConfig, "memory", "--memory")]
 Crops = Annotated[int | None, setting(SearchConfig, "crops", "--crops")]
 Narrow = Annotated[int | None, setting(SearchConfig, "narrow", "--narrow")]

@@ -34,6 +34,7 @@ def run(
     distillation: o.Distillation = None,
     ema: o.Ema = None,
     regrow: o.Regrow = None,
+    refits: o.Refits = None,
     memory: o.Memory = None,
     crops: o.Crops = None,
     narrow: o.Narrow = None,

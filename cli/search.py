@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sls_deploy.cli import options as o
+from sls_deploy.config import SearchConfig
 
 if TYPE_CHECKING:
     from sls_deploy.search.results import SearchResult
 
-_SEARCH_FLAGS = (
-    "method", "pattern", "cost", "gpu", "latency_table", "narrow", "steps", "minutes", "batch",
-    "patch", "learning_rate", "penalty", "recover_rate", "distillation", "ema", "regrow", "memory",
-    "crops", "seed", "devices", "nodes", "training_precision", "accumulate", "tensorboard",
-)  # fmt: skip
+_NO_FLAGS = {"budgets", "search_share"}
+"""Settings of a search that have a form of their own on the command line, or none."""
 
 
 def search(
@@ -35,6 +33,7 @@ def search(
     distillation: o.Distillation = None,
     ema: o.Ema = None,
     regrow: o.Regrow = None,
+    refits: o.Refits = None,
     memory: o.Memory = None,
     crops: o.Crops = None,
     narrow: o.Narrow = None,
@@ -88,7 +87,7 @@ def search_flags(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "data": {"photos": given["data"], "cache_mib": given["cache_mib"]},
         "search": {
             "budgets": o.budgets_of(given["budget"]),
-            **{key: given[key] for key in _SEARCH_FLAGS},
+            **{key: given[key] for key in SearchConfig.model_fields if key not in _NO_FLAGS},
         },
     }
 

@@ -87,6 +87,9 @@ class SearchConfig(Section):
     )
     ema: float = Field(0.999, ge=0, lt=1, description="Decay of the averaged weights.")
     regrow: bool = Field(False, description="Let pruned weights come back while recovering.")
+    refits: int = Field(
+        0, ge=0, description="Times that kept weights are reconstructed anew while recovering."
+    )
     memory: int = Field(4096, ge=1, description="Memory for second-order work, in MiB.")
     crops: int = Field(192, ge=1, description="Crops that reconstruction is calibrated on.")
     narrow: Literal[0, 8, 16] = Field(

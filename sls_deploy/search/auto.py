@@ -22,7 +22,8 @@ from sls_deploy.search.checkpoint import IDENTITY, Checkpoint, resume, save_chec
 from sls_deploy.search.logs import TrainingLog
 from sls_deploy.search.outcome import Outcome
 from sls_deploy.search.reconstruction import Candidate, Reconstruction
-from sls_deploy.search.recover import Recovery, Regrowth
+from sls_deploy.search.recover import Recovery
+from sls_deploy.search.regrowth import Regrowth
 from sls_deploy.search.schedule import steps_within
 
 _LEARNING_SHARE = 0.15

@@ -29,6 +29,15 @@ class Checkpoint:
     facts: dict[str, Any]
     """JSON values: step, coefficients, history."""
 
+    def group(self, name: str) -> dict[str, Tensor]:
+        """Tensors whose names begin with this and a dot, without that."""
+        prefix = f"{name}."
+        return {
+            key.removeprefix(prefix): value
+            for key, value in self.tensors.items()
+            if key.startswith(prefix)
+        }
+
 
 def save_checkpoint(folder: Path, step: int, state: Checkpoint) -> Path:
     """Write a checkpoint atomically and drop all but the newest two.

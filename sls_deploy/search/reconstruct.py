@@ -1,13 +1,12 @@
 """Pruned weights that give back what the dense network does, layer after layer, with no training.
 
-Each layer's weights are chosen and corrected (`sparsity/obs.py`) on inputs from the network as it
-is pruned so far, so that its output is that of the dense network: that also corrects what the
-layers before it left wrong.
+Each layer's weights are chosen (`sparsity/obs.py`) and corrected (`sparsity/coupled.py`) on the
+inputs and for the outputs that `solve_layers` brings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +14,9 @@ from torch import Tensor
 
 from sls_deploy.models.model import RestorationModel
 from sls_deploy.search.interiors import Interior
-from sls_deploy.search.sums import Calibration, dense_sums
-from sls_deploy.search.trace import Trace, Walk
+from sls_deploy.search.solve_layers import Part, solve_layers
+from sls_deploy.search.sums import Calibration
+from sls_deploy.search.trace import Trace, trace
 from sls_deploy.sparsity.coupled import refit_together
 from sls_deploy.sparsity.least_squares import Problem
 from sls_deploy.sparsity.obs import remove_units
@@ -38,7 +38,6 @@ class Choice:
         return next(found, None)
 
 
-@torch.no_grad()
 def reconstruct(
     graph: Trace,
     model: RestorationModel,
@@ -48,10 +47,7 @@ def reconstruct(
     report: Callable[[str], None] = lambda _: None,
     metric: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Prune and correct a dense network.
-
-    A layer that is used several times is solved at its first use, on pruned inputs there and
-    dense ones elsewhere. A narrowed layer keeps its shape; what it loses is zero.
+    """Prune and correct a dense network; a narrowed layer keeps its shape, what it loses is zero.
 
     Args:
         graph: operations of the network.
@@ -69,89 +65,92 @@ def reconstruct(
     Raises:
         SlsError: a layer's inputs are not finite.
     """
-    first = {graph.uses[name][0]: name for name in choice.units if name in graph.uses}
-    later = dict(dense_sums(graph, model, choice.units.keys(), calibration, later_uses=True))
-    state = graph.state(model)
-    dense, pruned = (Walk(graph, state, calibration.pictures) for _ in range(2))
-    results = {}
-    for node in graph.nodes:
-        output = dense.step(node)
-        if name := first.get(node):
-            report(name)
-            arguments = pruned.arguments(node)
-            weight = arguments[1]
-            hessian, target = calibration.sums(name, arguments, output)
-            if name in later:
-                groups = weight.double().view(len(hessian), -1, hessian.shape[-1])
-                hessian, target = hessian + later[name], target + groups @ later[name]
-            felt = _blocks(None if metric is None else metric[name], len(hessian))
-            parts = [
-                prune_group(part, h, t, g, pattern, choice, name, calibration.memory // 2)
-                for part, h, t, g in zip(
-                    weight.chunk(len(hessian)), hessian, target, felt, strict=True
-                )
-            ]
-            solved = torch.cat(parts).to(weight.dtype)
-            pruned.replace(node.args[1], solved)
-            results[f"{name}.weight"] = solved
-        pruned.step(node)
-        dense.forget(node)
-        pruned.forget(node)
-    return results
+
+    def solve(layer: str, part: Part) -> Tensor:
+        return prune_group(part, pattern, choice, layer, calibration.memory // 2)
+
+    both = (graph, model)
+    return solve_layers(both, both, list(choice.units), calibration, solve, report, metric)
 
 
-def prune_group(
-    weight: Tensor,
-    hessian: Tensor,
-    target: Tensor,
-    metric: Tensor | None,
-    pattern: Pattern,
-    choice: Choice,
-    layer: str,
-    memory: int,
-) -> Tensor:
+def refit(
+    graph: Trace,
+    model: RestorationModel,
+    student: RestorationModel,
+    masks: Mapping[str, Tensor],
+    calibration: Calibration,
+    metric: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Correct the weights that a pruned network keeps, from what they are; masks stay.
+
+    Layers that were narrowed are left as they are.
+
+    Args:
+        graph: operations of the dense network.
+        model: the dense network.
+        student: the pruned one; it is not changed.
+        masks: 0 or 1, by parameter name.
+        calibration: pictures and memory.
+        metric: what the output feels of each layer's errors, see `Sensitivity`.
+
+    Returns:
+        Weights by parameter name in `student.network`.
+    """
+
+    def solve(layer: str, part: Part) -> Tensor:
+        keep = part.of_group(masks[f"{layer}.weight"]).flatten(1) > 0
+        problem = Problem.of(part.weight.flatten(2), part.hessian, part.target)
+        return _corrected(problem, keep, part.metric, calibration.memory // 2).view(
+            part.weight.shape
+        )
+
+    names = [
+        name.removesuffix(".weight")
+        for name, mask in masks.items()
+        if mask.shape == model.network.get_parameter(name).shape
+    ]
+    pair = (trace(student), student)
+    return solve_layers((graph, model), pair, names, calibration, solve, metric=metric)
+
+
+def prune_group(part: Part, pattern: Pattern, choice: Choice, layer: str, memory: int) -> Tensor:
     """Prune and correct one convolution group.
 
     Args:
-        weight: dense, [filters, channels, *kernel].
-        hessian: X'X, [channels * taps, channels * taps].
-        target: X'Y, [filters, channels * taps].
-        metric: what the output feels of its filters, [filters, filters].
+        part: its weights and sums.
         pattern: what the units are.
         choice: how much of each layer is kept.
         layer: which layer this is.
         memory: bytes for inverse Hessians.
 
     Returns:
-        float64 of the shape of `weight`.
+        float64 of the shape of its weights.
     """
-    flat = weight.flatten(2)
+    flat = part.weight.flatten(2)
     outputs = _indices(choice.channels(layer, "producers"), flat.shape[0])
     inputs = _indices(choice.channels(layer, "consumers"), flat.shape[1])
     columns = (inputs[:, None] * flat.shape[2] + torch.arange(flat.shape[2])).flatten()
     problem = Problem.of(
-        flat[outputs][:, inputs], hessian[columns][:, columns], target[outputs][:, columns]
+        flat[outputs][:, inputs],
+        part.hessian[columns][:, columns],
+        part.target[outputs][:, columns],
     )
     units = choice.units[layer]
     if units == pattern.units:
         solved = problem.solve()
     else:
         *_, last = remove_units(problem, pattern, units, memory)
-        if metric is None:
-            solved = problem.refit(last.keep)
-        else:
-            solved = refit_together(problem, last.keep, metric[outputs][:, outputs], memory)
+        metric = None if part.metric is None else part.metric[outputs][:, outputs]
+        solved = _corrected(problem, last.keep, metric, memory)
     result = torch.zeros(flat.flatten(1).shape, dtype=torch.float64)
     result[outputs[:, None], columns] = solved
-    return result.view(weight.shape)
+    return result.view(part.weight.shape)
 
 
-def _blocks(metric: Tensor | None, groups: int) -> Sequence[Tensor | None]:
-    """The part of a layer's metric that belongs to each convolution group."""
+def _corrected(problem: Problem, keep: Tensor, metric: Tensor | None, memory: int) -> Tensor:
     if metric is None:
-        return [None] * groups
-    size = len(metric) // groups
-    return [metric[at : at + size, at : at + size] for at in range(0, len(metric), size)]
+        return problem.refit(keep)
+    return refit_together(problem, keep, metric, memory)
 
 
 def _indices(kept: Tensor | None, count: int) -> Tensor:

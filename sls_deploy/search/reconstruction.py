@@ -15,7 +15,7 @@ from sls_deploy.data.crops import CropSampler
 from sls_deploy.errors import SlsError
 from sls_deploy.models.model import RestorationModel
 from sls_deploy.models.narrow import select
-from sls_deploy.progress import Progress, Report
+from sls_deploy.progress import Progress, Report, silent
 from sls_deploy.search.allocate import allocate
 from sls_deploy.search.budget import ROUNDING
 from sls_deploy.search.candidates import candidates, least_cost
@@ -23,8 +23,9 @@ from sls_deploy.search.cost import CostModel, ExecutableCost, MacsCost, unit_cos
 from sls_deploy.search.interiors import Interior, find_interiors, kept_channels
 from sls_deploy.search.layers import Layer
 from sls_deploy.search.processes import Processes
-from sls_deploy.search.reconstruct import Choice, reconstruct
-from sls_deploy.search.recover import Recovery, Regrowth
+from sls_deploy.search.reconstruct import Choice, reconstruct, refit
+from sls_deploy.search.recover import Recovery
+from sls_deploy.search.regrowth import Regrowth
 from sls_deploy.search.schedule import Plan
 from sls_deploy.search.sensitivity import Sensitivity, measure_sensitivity
 from sls_deploy.search.sls import SlsSearch, held_out_psnr
@@ -205,10 +206,7 @@ class Reconstruction:
             tell,
             self.sensitivity(report).metric,
         )
-        model = copy.deepcopy(self.model)
-        with torch.no_grad():
-            for name, weight in weights.items():
-                model.network.get_parameter(name).copy_(weight)
+        model = _with_weights(self.model, weights)
         model = self.processes.same(select(model, kept_channels(choice.narrowed)).eval())
         return Candidate(source, model, dict(choice.units), held_out_psnr(model, self.held_out))
 
@@ -251,9 +249,24 @@ class Reconstruction:
             name=name,
             regrowth=regrowth,
             processes=self.processes,
+            refit=self.refitted if self.config.refits else None,
         )
+
+    def refitted(self, student: RestorationModel, masks: Mapping[str, Tensor]) -> RestorationModel:
+        """A copy of a pruned network whose kept weights are corrected anew; see `refit`."""
+        metric = self.sensitivity(silent).metric
+        weights = refit(self.graph, self.model, student, masks, self.calibration, metric)
+        return self.processes.same(_with_weights(student, weights))
 
     @property
     def least_learnt(self) -> float:
         """The lowest budget that ratios alone can reach."""
         return float(unit_costs(self.cost, self.layers, self.pattern)[:, 0].sum())
+
+
+@torch.no_grad()
+def _with_weights(model: RestorationModel, weights: Mapping[str, Tensor]) -> RestorationModel:
+    model = copy.deepcopy(model)
+    for name, weight in weights.items():
+        model.network.get_parameter(name).copy_(weight)
+    return model

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,29 +18,16 @@ from sls_deploy.models.model import RestorationModel
 from sls_deploy.progress import Progress, Report
 from sls_deploy.search.checkpoint import Checkpoint, load_optimiser_state, optimiser_state
 from sls_deploy.search.processes import Processes
+from sls_deploy.search.regrowth import REGROWING, Regrowth, pull, through_masks
 from sls_deploy.search.schedule import rate
 from sls_deploy.search.sls import held_out_psnr
-from sls_deploy.sparsity.pattern import Pattern
-from sls_deploy.sparsity.ranks import rank_units
 
 _EPOCHS = 40
-_REGROWING = 0.6
-"""Share of the steps in which masks are chosen anew."""
-_DECAY = 2e-4
-"""Pull of pruned weights to zero while they may come back (SR-STE, Zhou et al., ICLR 2021)."""
 
 Batches = Callable[[int], Batch]
 """Degraded and true crops of a step, float NCHW in 0..1."""
-
-
-@dataclass(frozen=True)
-class Regrowth:
-    """How masks are chosen anew: the largest weights of each group, as many as before."""
-
-    pattern: Pattern
-    """What the units are."""
-    units: Mapping[str, int]
-    """Units kept, by parameter name; a mask without an entry stays."""
+Refit = Callable[[RestorationModel, Mapping[str, Tensor]], RestorationModel]
+"""Gives a copy of a pruned network with these masks, its weights reconstructed anew."""
 
 
 class Recovery:
@@ -64,6 +50,8 @@ class Recovery:
         name: what progress is reported as.
         regrowth: lets pruned weights come back; None keeps the masks.
         processes: those that train together; a single one on the CPU if left out.
+        refit: reconstructs the averaged weights anew, `config.refits` times; what does not gain on
+            the held-out crops is left.
     """
 
     def __init__(
@@ -78,6 +66,7 @@ class Recovery:
         name: str,
         regrowth: Regrowth | None = None,
         processes: Processes | None = None,
+        refit: Refit | None = None,
     ) -> None:
         self.processes = processes or Processes()
         device = self.processes.device
@@ -90,8 +79,13 @@ class Recovery:
         self.config = config
         self.steps, self.name, self.regrowth = steps, name, regrowth
         self.epoch = max(1, steps // _EPOCHS)
-        regrowing = _REGROWING * steps if regrowth else 0
+        regrowing = REGROWING * steps if regrowth else 0
         self.settled = self.epoch * math.ceil(regrowing / self.epoch)
+        self.refit, parts = refit, config.refits + 1
+        self.refits = {
+            self.epoch * round(steps * part / parts / self.epoch) for part in range(1, parts)
+        }
+        """Steps at which the averaged weights are reconstructed anew."""
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.parameters = dict(model.network.named_parameters())
@@ -141,11 +135,26 @@ class Recovery:
         for own, buffer in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
             own.copy_(buffer)
         psnr = self._measure()
+        if self.refit and self.step in self.refits and not self._regrowing:
+            psnr = self._refit(self.refit, psnr)
         if psnr > self.best_psnr:
             self.best, self.best_psnr = _cloned(self.averaged.network.state_dict()), psnr
         self.history.append({"step": self.step, "psnr": psnr, "best": self.best_psnr})
         if self.regrowth and self.step <= self.settled:
             self._choose_masks(self.regrowth)
+
+    @torch.no_grad()
+    def _refit(self, refit: Refit, psnr: float) -> float:
+        """Take the averaged weights reconstructed, if they are better; returns the better PSNR."""
+        student = copy.deepcopy(self.averaged).cpu()
+        masks = {name: mask.cpu() for name, mask in self.masks.items()}
+        refitted = refit(student, masks).to(self.processes.device)
+        reached = held_out_psnr(refitted, self.held_out, self.processes)
+        if reached <= psnr:
+            return psnr
+        for model in (self.averaged, self.model):
+            model.load_state_dict(refitted.state_dict())
+        return reached
 
     def _measure(self) -> float:
         return held_out_psnr(self.averaged, self.held_out, self.processes)
@@ -198,8 +207,7 @@ class Recovery:
                     taught = self.teacher(degraded).float()
                 total = loss + self.config.distillation * nn.functional.l1_loss(restored, taught)
         if self._regrowing:
-            pruned = (self.parameters[name] * (1 - mask) for name, mask in self.masks.items())
-            total = total + _DECAY / 2 * sum(weight.square().sum() for weight in pruned)
+            total = total + pull(self.parameters, self.masks)
         return total, loss
 
     @property
@@ -209,11 +217,8 @@ class Recovery:
     def _restore(self, degraded: Tensor) -> Tensor:
         if not self._regrowing:
             return self.model(degraded)  # type: ignore[no-any-return]
-        through = {}
-        for name, mask in self.masks.items():
-            weight = self.parameters[name]
-            # Forward the masked weight, backward as if there were no mask.
-            through[f"network.{name}"] = weight - (weight * (1 - mask)).detach()
+        weights = through_masks(self.parameters, self.masks)
+        through = {f"network.{name}": weight for name, weight in weights.items()}
         return functional_call(self.model, through, (degraded,))  # type: ignore[no-any-return]
 
     @torch.no_grad()
@@ -227,13 +232,13 @@ class Recovery:
     @torch.no_grad()
     def _choose_masks(self, regrowth: Regrowth) -> None:
         """Keep the largest weights of each group; the last time the others become zero."""
-        for name, units in regrowth.units.items():
-            weight = self.parameters[name]
-            self.masks[name] = (rank_units(weight.cpu(), regrowth.pattern) < units).to(weight)
-            if not self._regrowing:
-                for moment in self.optimiser.state[weight].values():
-                    if moment.shape == weight.shape:
-                        moment.mul_(self.masks[name])
+        chosen = regrowth.masks(self.parameters)
+        self.masks |= chosen
+        if not self._regrowing:
+            for name, mask in chosen.items():
+                for moment in self.optimiser.state[self.parameters[name]].values():
+                    if moment.shape == mask.shape:
+                        moment.mul_(mask)
         _prune(self.averaged, self.masks)
         if not self._regrowing:
             _prune(self.model, self.masks)
@@ -270,10 +275,10 @@ class Recovery:
 
     def load(self, state: Checkpoint) -> None:
         """Go on from a checkpoint of the same recovery."""
-        self.model.network.load_state_dict(_group(state, "weights"))
-        self.averaged.network.load_state_dict(_group(state, "average"))
-        self.best = _group(state, "best")
-        for name, mask in _group(state, "mask").items():
+        self.model.network.load_state_dict(state.group("weights"))
+        self.averaged.network.load_state_dict(state.group("average"))
+        self.best = state.group("best")
+        for name, mask in state.group("mask").items():
             self.masks[name] = mask.to(self.masks[name])
         load_optimiser_state(self.optimiser, state.tensors)
         self.processes.load_state(state.facts["precision"])
@@ -286,15 +291,6 @@ class Recovery:
 def _prune(model: RestorationModel, masks: Mapping[str, Tensor]) -> None:
     for name, mask in masks.items():
         model.network.get_parameter(name).mul_(mask)
-
-
-def _group(state: Checkpoint, group: str) -> dict[str, Tensor]:
-    prefix = f"{group}."
-    return {
-        key.removeprefix(prefix): value
-        for key, value in state.tensors.items()
-        if key.startswith(prefix)
-    }
 
 
 def _cloned(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

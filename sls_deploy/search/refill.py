@@ -19,6 +19,7 @@ from sls_deploy.search.layers import Layer
 from sls_deploy.search.outcome import Outcome, Refilled
 from sls_deploy.search.reconstruct import Choice
 from sls_deploy.search.reconstruction import Reconstruction
+from sls_deploy.search.sls import held_out_psnr
 from sls_deploy.sparsity.legality import why_not_eligible
 from sls_deploy.sparsity.pattern import Pattern
 from sls_deploy.sparsity.ranks import rank_units
@@ -65,8 +66,9 @@ def refill_masks(
 def refill(outcome: Outcome, work: Reconstruction, report: Report) -> Outcome:
     """Fill up layers beside the searched weights, which stay; what does not gain is left.
 
-    Where nothing was trained, by reconstruction. Else the new weights start at zero and the network
-    is fine-tuned on, a tenth as long as before.
+    Where nothing was trained, the network is reconstructed anew. Else the new weights start at
+    zero, or corrected with all others if that is better, and the network is fine-tuned on, a
+    tenth as long as before.
 
     Args:
         outcome: what the search ended with.
@@ -94,6 +96,9 @@ def _fine_tuned(
             for layer in work.layers
             if outcome.units[layer.name] < work.pattern.units
         } | refill_masks(model, work.model, names, work.pattern)
+    if work.config.method != "sls":  # which needs no graph
+        corrected = work.refitted(model, masks)
+        model = max(model, corrected, key=lambda item: held_out_psnr(item, work.held_out))
     steps = max(1, round(_SHARE * outcome.steps))
     recovery = work.recovery(model, masks, steps, "refill")
     recovery.run(lambda _: None, report)

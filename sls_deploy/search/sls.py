@@ -218,14 +218,7 @@ class SlsSearch:
 
 def load_network(network: SparseNetwork, state: Checkpoint) -> None:
     """Take weights and scores from a checkpoint, of this budget or of the one before."""
-    prefix = "model."
-    network.model.load_state_dict(
-        {
-            key.removeprefix(prefix): value
-            for key, value in state.tensors.items()
-            if key.startswith(prefix)
-        }
-    )
+    network.model.load_state_dict(state.group("model"))
     network.scores.data.copy_(state.tensors["scores"])
     network.rerank()
 

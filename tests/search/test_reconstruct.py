@@ -18,7 +18,7 @@ from sls_deploy.models.model import RestorationModel, build_model, load_model
 from sls_deploy.models.narrow import select
 from sls_deploy.search.interiors import find_interiors, kept_channels
 from sls_deploy.search.layers import find_layers
-from sls_deploy.search.reconstruct import Choice, reconstruct
+from sls_deploy.search.reconstruct import Choice, reconstruct, refit
 from sls_deploy.search.sensitivity import measure_sensitivity
 from sls_deploy.search.sums import Calibration
 from sls_deploy.search.trace import Trace, trace
@@ -248,3 +248,29 @@ def test_graph_serves_networks_with_other_weights(demo: Dense, crops: Tensor) ->
     zero = demo.with_weights({"head.0.weight": torch.zeros_like(weight_of(demo.model, "head.0"))})
     weights = reconstruct(graph, zero, PAIRS, Choice({demo.names[0]: 1}), Calibration(crops, 2**28))
     assert all(weight.isfinite().all() for weight in weights.values())
+
+
+@pytest.mark.parametrize("narrowed", [False, True])
+def test_refit_keeps_masks_and_repairs_what_was_disturbed(demo: Dense, narrowed: bool) -> None:
+    interiors = find_interiors(demo.graph, demo.names)[:1] if narrowed else []
+    kept = [(item, torch.arange(0, item.channels, 2)) for item in interiors]
+    choice = Choice(dict.fromkeys(demo.names, 1), tuple(kept))
+    student = select(demo.pruned(PAIRS, choice), kept_channels(kept))
+    masks = {f"{name}.weight": (weight_of(student, name) != 0).float() for name in demo.names}
+    with torch.no_grad():
+        for name, mask in masks.items():
+            weight = student.network.get_parameter(name)
+            noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+            weight += noise * mask * weight.std()
+    calibration = Calibration(demo.crops, 2**28)
+    parts = (demo.graph, demo.model, demo.names, PAIRS, [], 1, calibration)
+    metric = measure_sensitivity(*parts, passes=16).metric
+    weights = refit(demo.graph, demo.model, student, masks, calibration, metric)
+    narrow = {name for item in interiors for name in (*item.producers, *item.consumers)}
+    assert weights.keys() == {f"{name}.weight" for name in demo.names if name not in narrow}
+    repaired = copy.deepcopy(student)
+    with torch.no_grad():
+        for name, weight in weights.items():
+            assert not weight[masks[name] == 0].any()
+            repaired.network.get_parameter(name).copy_(weight)
+    assert demo.error(repaired) < 0.2 * demo.error(student)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from sls_deploy.models.model import RestorationModel, load_model
 from sls_deploy.progress import Progress, silent
 from sls_deploy.search.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from sls_deploy.search.layers import find_layers
-from sls_deploy.search.recover import Batches, Recovery, Regrowth
+from sls_deploy.search.recover import Batches, Recovery, Refit
+from sls_deploy.search.regrowth import Regrowth
 from sls_deploy.search.sls import held_out_psnr
 from sls_deploy.sparsity.legality import is_2_4
 from sls_deploy.sparsity.pattern import Pattern
@@ -50,13 +52,14 @@ class Case:
         *,
         regrow: bool = False,
         batches: Batches | None = None,
+        refit: Refit | None = None,
     ) -> Recovery:
         regrowth = Regrowth(PATTERN, dict.fromkeys(self.masks, UNITS)) if regrow else None
         held_out = self.batch(10**6)
         self.asked.clear()
         return Recovery(
             copy.deepcopy(self.student), self.masks, self.teacher, batches or self.batch, held_out,
-            config, steps, "recover", regrowth,
+            config, steps, "recover", regrowth, refit=refit,
         )  # fmt: skip
 
 
@@ -284,3 +287,33 @@ def test_measuring_leaves_running_statistics_alone_and_keeps_those_of_the_best()
     reached = recovery.run(lambda _: None, silent)
     assert held_out_psnr(model, pair) == reached > recovery.history[0]["psnr"]
     assert recovery.best["1.running_mean"].any()
+
+
+def test_refitted_weights_are_taken_where_they_gain(case: Case) -> None:
+    config = CONFIG.model_copy(update={"refits": 2})
+    asked: list[RestorationModel] = []
+
+    def refit(student: RestorationModel, _: Mapping[str, Tensor]) -> RestorationModel:
+        asked.append(student)
+        better = copy.deepcopy(case.teacher)
+        if len(asked) == 1:
+            better.network.load_state_dict(
+                {k: v * 9 for k, v in better.network.state_dict().items()}
+            )
+        return better
+
+    recovery = case.recovery(steps=9, config=config, refit=refit)
+    recovery.run(lambda _: None, silent)
+    psnr = {row["step"]: row["psnr"] for row in recovery.history}
+    assert len(asked) == 2
+    assert psnr[3] == pytest.approx(psnr[2], abs=1.0)
+    assert psnr[6] > psnr[5] + 3
+
+
+def test_nothing_is_refitted_unless_asked_for(case: Case) -> None:
+    def refit(_: RestorationModel, __: Mapping[str, Tensor]) -> RestorationModel:
+        raise AssertionError
+
+    recovery = case.recovery(steps=9, refit=refit)
+    recovery.run(lambda _: None, silent)
+    assert recovery.step == 9
