@@ -87,7 +87,7 @@ class Outcome:
             "steps": self.steps,
             "candidates": list(self.candidates),
             "notes": list(self.notes),
-            "layers": [self._row(layer, pattern) for layer in layers],
+            "layers": [self._row(layer, pattern, model) for layer in layers],
         }
         if self.refilled:
             ratios["refill"] = {
@@ -101,12 +101,22 @@ class Outcome:
         yield write_json(folder / RATIOS, ratios)
         yield write_json(folder / HISTORY, {"layers": list(self.units), "epochs": self.history})
 
-    def _row(self, layer: Layer, pattern: Pattern) -> dict[str, Any]:
+    def _row(self, layer: Layer, pattern: Pattern, model: CostModel) -> dict[str, Any]:
         weight = self.state[f"{layer.name}.weight"]
         kept, of = pattern.ratio(self.units.get(layer.name, pattern.units))
+        reason = layer.reason
+        if layer.prunable and kept == of:
+            whole = dense_form(layer)
+            cheaper = model.price(layer, replace(whole, kept=2, of=4)) < model.price(layer, whole)
+            reason = (
+                "others lose less"
+                if cheaper
+                else f"2:4 saves nothing by the cost model {model.name}"
+            )
         return {
             **asdict(layer),
             "prunable": layer.prunable,
+            "reason": reason,
             "kept": kept,
             "of": of,
             "width": list(weight.shape[:2]),

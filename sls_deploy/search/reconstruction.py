@@ -22,6 +22,7 @@ from sls_deploy.search.candidates import candidates, least_cost
 from sls_deploy.search.cost import CostModel, ExecutableCost, MacsCost, unit_costs
 from sls_deploy.search.interiors import Interior, find_interiors, kept_channels
 from sls_deploy.search.layers import Layer
+from sls_deploy.search.memory import RECONSTRUCTION, memory_for
 from sls_deploy.search.processes import Processes
 from sls_deploy.search.reconstruct import Choice, reconstruct, refit
 from sls_deploy.search.recover import Recovery
@@ -156,17 +157,18 @@ class Reconstruction:
         if self._measured is None:
             names = [layer.name for layer in self.layers]
             total = len(names) + _PASSES
-            self._measured = measure_sensitivity(
-                self.graph,
-                self.model,
-                names,
-                self.pattern,
-                self.interiors,
-                self.config.narrow or 1,
-                self.calibration,
-                _PASSES,
-                lambda done: report(Progress("sensitivity", done, total)),
-            )
+            with memory_for("sensitivity", RECONSTRUCTION):
+                self._measured = measure_sensitivity(
+                    self.graph,
+                    self.model,
+                    names,
+                    self.pattern,
+                    self.interiors,
+                    self.config.narrow or 1,
+                    self.calibration,
+                    _PASSES,
+                    lambda done: report(Progress("sensitivity", done, total)),
+                )
         return self._measured
 
     def allocated(self, budget: float, report: Report) -> Candidate:
@@ -197,15 +199,11 @@ class Reconstruction:
         def tell(name: str) -> None:
             report(Progress(f"reconstruct {source}", names.index(name), len(names)))
 
-        weights = reconstruct(
-            self.graph,
-            self.model,
-            self.pattern,
-            choice,
-            self.calibration,
-            tell,
-            self.sensitivity(report).metric,
-        )
+        metric = self.sensitivity(report).metric
+        with memory_for(f"reconstruct {source}", RECONSTRUCTION):
+            weights = reconstruct(
+                self.graph, self.model, self.pattern, choice, self.calibration, tell, metric
+            )
         model = _with_weights(self.model, weights)
         model = self.processes.same(select(model, kept_channels(choice.narrowed)).eval())
         return Candidate(source, model, dict(choice.units), held_out_psnr(model, self.held_out))

@@ -17,6 +17,7 @@ from sls_deploy.errors import SlsError
 from sls_deploy.models.model import RestorationModel
 from sls_deploy.progress import Progress, Report
 from sls_deploy.search.checkpoint import Checkpoint, load_optimiser_state, optimiser_state
+from sls_deploy.search.memory import TRAINING, memory_for
 from sls_deploy.search.processes import Processes
 from sls_deploy.search.regrowth import REGROWING, Regrowth, pull, through_masks
 from sls_deploy.search.schedule import rate
@@ -114,7 +115,8 @@ class Recovery:
         Raises:
             SlsError: the loss is not finite.
         """
-        with Feed(self.batches, self.step, self.steps) as feed:
+        lack = memory_for(self.name, TRAINING)
+        with lack, Feed(self.batches, self.step, self.steps) as feed:
             while self.step < self.steps:
                 if self.step % self.epoch == 0:
                     self.processes.first(lambda: save(self.checkpoint()))

@@ -22,6 +22,7 @@ from sls_deploy.run import budget_name
 from sls_deploy.search.budget import ROUNDING, land
 from sls_deploy.search.checkpoint import Checkpoint, load_optimiser_state, optimiser_state
 from sls_deploy.search.logs import TrainingLog
+from sls_deploy.search.memory import TRAINING, memory_for
 from sls_deploy.search.processes import Processes
 from sls_deploy.search.schedule import Plan, rate
 from sls_deploy.search.sparse import SparseNetwork
@@ -84,7 +85,7 @@ class SlsSearch:
                 their crops, after every step.
         """
         name, steps = f"search {budget_name(self.budget)}", self.plan.steps
-        with Feed(self.crops, self.step, steps) as feed:
+        with memory_for(name, TRAINING), Feed(self.crops, self.step, steps) as feed:
             while self.step < steps:
                 if self.step % self.plan.epoch == 0:
                     self.processes.first(lambda: save(self.checkpoint()))

@@ -123,3 +123,19 @@ def test_share_is_in_the_unit_of_the_cost_model(outcome: Outcome, layers: list[L
     half_way = replace(outcome, units={FIRST: PAIRS.units - 4})
     assert half_way.share(one, Pattern.parse("n:16"), MacsCost()) == pytest.approx(5 / 16)
     assert half_way.share(one, Pattern.parse("n:16"), ExecutableCost()) == 0.5
+
+
+def test_a_layer_left_dense_says_why(dense: Path, layers: list[Layer], tmp_path: Path) -> None:
+    model = load_model(dense)
+    units = {layer.name: PAIRS.units for layer in layers if layer.prunable}
+    # Of two convolution groups: tensor cores have no sparse kernels for those.
+    grouped = [replace(item, groups=2) if item.name == SECOND else item for item in layers]
+    outcome = of(model, {**units, FIRST: 1})
+    list(outcome.write(tmp_path, grouped, PAIRS, ExecutableCost(), {}))
+    reasons = {
+        row["name"]: row["reason"] for row in json.loads((tmp_path / RATIOS).read_text())["layers"]
+    }
+    assert reasons[FIRST] == ""
+    assert reasons[SECOND] == "2:4 saves nothing by the cost model executable"
+    assert reasons["body.1.body.0"] == "others lose less"
+    assert reasons["head.0"] == "the first convolution stays dense"
