@@ -147,6 +147,8 @@ class Reconstruction:
         if budget < least[self.cost.name] - ROUNDING:
             others = ", ".join(f"{share:.4g} of {name}" for name, share in least.items())
             fix = "Ask for more, or use a pattern with a larger M."
+            if self.cost.name != "macs" and not self.pattern.binary:
+                fix = "Ask for more, or use pattern 2:4, which narrows blocks too."
             if self.interiors and self.config.narrow > _NARROWEST:
                 fix = f"Ask for more, or give --narrow {_NARROWEST}."
             what = f"{budget:g} is below what pattern {self.config.pattern} can reach ({others})"

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sls_deploy.models.model import RestorationModel
 from sls_deploy.search.interiors import Interior
+from sls_deploy.search.solve_layers import solvable
 from sls_deploy.search.sums import Calibration, dense_sums
 from sls_deploy.search.trace import Trace
 from sls_deploy.sparsity.least_squares import Problem
@@ -76,7 +77,9 @@ def measure_sensitivity(
         for number, (name, hessian) in enumerate(dense_sums(graph, model, layers, calibration)):
             report(number)
             weight = model.network.get_parameter(f"{name}.weight").detach()
-            for units, pruned in _levels(weight, hessian, pattern, calibration.memory // 2):
+            with solvable(name):
+                levels = _levels(weight, hessian, pattern, calibration.memory // 2)
+            for units, pruned in levels:
                 changes[name, units] = {f"{name}.weight": (pruned - weight).float()}
             if any(name in interior.consumers for interior in interiors):
                 waiting[name] = hessian[0]

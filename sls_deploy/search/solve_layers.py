@@ -6,12 +6,14 @@ dense one: so it also corrects what the layers before it left wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sls_deploy.errors import SlsError
 from sls_deploy.models.model import RestorationModel
 from sls_deploy.search.sums import Calibration, dense_sums
 from sls_deploy.search.trace import Trace, Walk
@@ -88,15 +90,30 @@ def solve_layers(
                 rows = whole.double().view(len(hessian), -1, hessian.shape[-1])
                 hessian, target = hessian + later[name], target + rows @ later[name]
             felt = None if metric is None else metric[name]
-            solved = torch.cat(
-                [solve(name, part) for part in _parts(weight, hessian, target, felt)]
-            ).to(weight.dtype)
+            with solvable(name):
+                parts = [solve(name, part) for part in _parts(weight, hessian, target, felt)]
+            solved = torch.cat(parts).to(weight.dtype)
             other.replace(twin.args[1], solved)
             results[f"{name}.weight"] = solved
         other.step(twin)
         walk.forget(node)
         other.forget(twin)
     return results
+
+
+@contextmanager
+def solvable(layer: str) -> Iterator[None]:
+    """Name the layer whose equations have no solution.
+
+    Raises:
+        SlsError: a factorisation failed inside.
+    """
+    try:
+        yield
+    except torch.linalg.LinAlgError:
+        what = "its weights or inputs are too large or too small to be corrected in float32"
+        fix = "Check the weights of this layer and of those before it."
+        raise SlsError(what, layer, fix) from None
 
 
 def _parts(weight: Tensor, hessian: Tensor, target: Tensor, metric: Tensor | None) -> list[Part]:
