@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sls_deploy.data.bicubic import downscale
 from sls_deploy.data.samples import sample_photos
+from sls_deploy.errors import SlsError
 from sls_deploy.models.architecture import Description
 from sls_deploy.models.bundled import DEMO_WEIGHTS
 from sls_deploy.models.model import RestorationModel, build_model, load_model
@@ -216,3 +217,13 @@ def test_metric_predicts_how_errors_of_a_layers_outputs_move_the_result(
 
     most, usual = moved(directions[:, -1]), moved(directions[:, -3])
     assert most / usual == pytest.approx(float(values[-1] / values[-3]), rel=0.4)
+
+
+def test_weights_that_overflow_name_the_layer(
+    demo: tuple[Trace, RestorationModel], calibration: Calibration
+) -> None:
+    graph, broken = demo[0], copy.deepcopy(demo[1])
+    broken.network.get_parameter("body.1.body.2.weight").data.mul_(1e38)
+    names = ["body.1.body.2"]
+    with pytest.raises(SlsError, match=r"^body\.1\.body\.2: its weights or inputs are too large"):
+        measure_sensitivity(graph, broken, names, PAIRS, [], 1, calibration, 1)
