@@ -49,6 +49,9 @@ def main() -> None:
 
     Exit codes: 0 done, 1 a gate failed, 2 bad usage or input, 70 a bug, 130 interrupted.
     """
+    # Threads that wait by spinning cost a busy machine a hundred times what they save on a quiet
+    # one: 27 s against 0.24 s for the choice of one layer's weights. Read when PyTorch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         arguments = sys.argv[1:] or ["--help"]
         code = app(arguments, prog_name="sls-deploy", standalone_mode=False)

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# As the program does, before PyTorch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # A loaded machine is slow; a slow example is no wrong one.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")

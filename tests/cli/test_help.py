@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -81,3 +82,25 @@ def test_models_lists_the_registry_with_papers(program: Program, tmp_path: Path)
     assert json.loads(program("models", "--json", cwd=tmp_path).out) == papers
     lines = program("models", cwd=tmp_path).out.splitlines()[2:]
     assert [line.split()[0] for line in lines] == list(papers)
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "passive"), ({"OMP_WAIT_POLICY": "x"}, "x")])
+def test_waiting_threads_sleep_unless_told_otherwise(given: dict[str, str], expected: str) -> None:
+    script = """
+import os, sys
+from sls_deploy.cli.main import main
+sys.argv = ["sls-deploy", "--version"]
+try:
+    main()
+finally:
+    print(os.environ["OMP_WAIT_POLICY"])
+"""
+    kept = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**kept, **given},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split()[-1] == expected
