@@ -6,6 +6,7 @@ be interrupted and spread over several sittings. See README.md beside this file.
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 import sys
@@ -25,6 +26,7 @@ from task import Task
 from sls_deploy.config import Config, DataConfig, ModelConfig, SearchConfig, parse_section
 from sls_deploy.errors import SlsError
 from sls_deploy.files import write_json
+from sls_deploy.models.model import RestorationModel
 from sls_deploy.run import budget_name, versions
 from sls_deploy.search.cost import ExecutableCost, MacsCost
 
@@ -149,17 +151,24 @@ def compute(cell: Cell, settings: Settings) -> dict[str, Any]:
             raise
         return {**facts, "failed": str(error)}
     minutes = (time.monotonic() - task.started) / 60
-    model = outcome.model
+    model, refilled = outcome.model, None
+    if outcome.refilled:
+        refilled = copy.deepcopy(model)
+        refilled.network.load_state_dict(outcome.refilled.state)
+
+    def measure(network: RestorationModel) -> dict[str, float]:
+        steps = {name: settings.bench_step if name == "B100" else 1 for name in SETS}
+        return {
+            name: mean_psnr(network, settings.data / "bench" / name, step)
+            for name, step in steps.items()
+        }
+
     return {
         **facts,
         "cost": outcome.share(task.layers, task.pattern, MacsCost()),
         "executable": outcome.share(task.layers, task.pattern, ExecutableCost()),
-        "psnr": {
-            name: mean_psnr(
-                model, settings.data / "bench" / name, settings.bench_step if name == "B100" else 1
-            )
-            for name in SETS
-        },
+        "psnr": measure(model),
+        "refilled": refilled and measure(refilled),
         "held_out": outcome.psnr,
         "candidates": {item["source"]: item["psnr"] for item in outcome.candidates},
         "steps": outcome.steps,

@@ -19,12 +19,12 @@ from sls_deploy.models.model import load_model
 from sls_deploy.models.narrow import select
 from sls_deploy.progress import Report, silent
 from sls_deploy.run import Run
-from sls_deploy.search.budget import ROUNDING
+from sls_deploy.search.budget import ROUNDING, above
 from sls_deploy.search.candidates import price
 from sls_deploy.search.cost import CostModel
 from sls_deploy.search.interiors import Interior, find_interiors, kept_channels
 from sls_deploy.search.layers import Layer
-from sls_deploy.search.outcome import RATIOS, WEIGHTS, Outcome
+from sls_deploy.search.outcome import RATIOS, REFILLED, WEIGHTS, Outcome, Refilled
 from sls_deploy.search.reconstruction import Reconstruction
 from sls_deploy.search.regrowth import Regrowth
 from sls_deploy.search.sensitivity import Sensitivity
@@ -58,6 +58,11 @@ def searched(task: Task) -> Outcome:
         search_budgets(config, Path(folder) / "run")
         found = Run.open(Path(folder) / "run").folder("search", task.budget)
         ratios, model = read_ratios(found / RATIOS), load_model(found / WEIGHTS)
+        refilled = None
+        if told := ratios.get("refill"):
+            state = load_model(found / REFILLED).network.state_dict()
+            units = dict.fromkeys(told["layers"], task.pattern.group // 2)
+            refilled = Refilled(state, units, told["psnr"], told["steps"])
     group, first = task.pattern.group, task.pattern.first
     return Outcome(
         model=model,
@@ -71,6 +76,7 @@ def searched(task: Task) -> Outcome:
         steps=ratios["steps"],
         candidates=ratios["candidates"],
         notes=ratios["notes"],
+        refilled=refilled,
     )
 
 
@@ -155,7 +161,7 @@ def even_widths(
     most = (budget + ROUNDING) * total({})
     widths = {item: min(QUAD, item.channels) for item in interiors}
     if (least := total(widths)) > most:
-        fix = f"Ask for {least / total({}):.4g} or more."
+        fix = f"Ask for {above(least / total({})):g} or more."
         raise SlsError(f"{budget:g} is below what narrowing can reach", "--budget", fix)
     growing = list(interiors)
     while growing:

@@ -16,7 +16,7 @@ BUDGETS = (0.5, 0.25, 0.125)
 """Budgets of the methods that have no only one."""
 
 _COUNTS = ("seeds", "steps", "minutes", "ONNX Runtime")
-_HEAD = ("", "method", "budget", "cost", "executed", *SETS, *_COUNTS)
+_HEAD = ("", "method", "budget", "cost", "executed", *SETS, "B100 refilled", *_COUNTS)
 Record = dict[str, Any]
 
 
@@ -61,16 +61,26 @@ def _row(method: str, budget: float, done: Sequence[Record], dense: Record | Non
     if not done:
         return row + ["-"] * (len(_HEAD) - len(row))
     row += [f"{_mean(done, key):.3f}" for key in ("cost", "executable")]
-    for name in SETS:
-        values = [record["psnr"][name] for record in done]
-        mean = statistics.fmean(values)
-        lost = f"{mean - dense['psnr'][name]:+.3f}" if dense else "-"
-        spread = f" ±{(max(values) - min(values)) / 2:.3f}" if len(values) > 1 else ""
-        row.append(f"{mean:.2f}" if method == "dense" else f"{mean:.2f} ({lost}{spread})")
+    columns = [[record["psnr"][name] for record in done] for name in SETS]
+    refilled = [record["refilled"]["B100"] for record in done if record.get("refilled")]
+    for name, values in zip((*SETS, "B100"), (*columns, refilled), strict=True):
+        row.append(_quality(values, dense and dense["psnr"][name], whole=method == "dense"))
     row += [str(len(done)), f"{_mean(done, 'steps'):.0f}", f"{_mean(done, 'minutes'):.1f}"]
     times = [record["milliseconds"] for record in done if record["milliseconds"]]
     ratio = statistics.fmean([pruned / whole for whole, pruned in times]) if times else None
     return [*row, "-" if ratio is None else f"{ratio:.2f}"]
+
+
+def _quality(values: Sequence[float], dense: float | None, *, whole: bool) -> str:
+    """Mean PSNR, with the difference to the dense network and half the range over seeds."""
+    if not values:
+        return "-"
+    mean = statistics.fmean(values)
+    if whole:
+        return f"{mean:.2f}"
+    lost = "-" if dense is None else f"{mean - dense:+.3f}"
+    spread = f" ±{(max(values) - min(values)) / 2:.3f}" if len(values) > 1 else ""
+    return f"{mean:.2f} ({lost}{spread})"
 
 
 def _mean(records: Sequence[Record], key: str) -> float:

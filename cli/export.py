@@ -54,7 +54,10 @@ def print_export(result: ExportResult) -> None:
         f"pruned, {counts.legal_2_4} are 2:4, {counts.eligible} eligible for sparse tensor cores"
     )
     if result.refilled:
-        print_line("  of the weights refilled to N = M/2; --no-refill exports those searched")
+        print_line(
+            f"  refilled to N = M/2, cost {result.cost:.4f}; `sls-deploy export --no-refill` "
+            "exports those searched"
+        )
     for precision, path in result.files.items():
         rounded = result.rounded_db.get(precision)
         also = "" if rounded is None else f", {rounded:.1f} dB with activations rounded to fp16"

@@ -20,7 +20,7 @@ app = typer.Typer(
 )
 app.command("init", short_help="Write a commented sls-deploy.toml here.")(init.init)
 app.command("run", short_help="Search, export, build and validate in one go.")(run.run)
-app.command("search", short_help="Learn what to prune, under a budget.")(search.search)
+app.command("search", short_help="Find what to prune, under a budget.")(search.search)
 app.command("export", short_help="Write ONNX files, with proof.")(export.export)
 app.command("build", short_help="Build TensorRT engines, with evidence.")(build.build)
 app.command("validate", short_help="Measure every stage on real pictures.")(validate.validate)

@@ -56,9 +56,10 @@ def search(
     sls-deploy search --weights rlfn.pth --data photos/ --budget 0.5 --minutes 20
     sls-deploy search --weights rlfn.pth --data photos/ --pattern n:16 --budget 0.5,0.25
 
-    Learn how much of each layer to keep, end to end, until the cost falls below the budget;
-    then fine-tune. Writes sparse weights and ratios into the run folder. Without flags it uses
-    ./sls-deploy.toml. An interrupted search goes on with the same command.
+    Find how much of each layer to keep so that the cost falls below the budget, correct what is
+    kept, then fine-tune; --method chooses how. Writes sparse weights and ratios into the run
+    folder. Without flags it uses ./sls-deploy.toml. An interrupted search goes on with the same
+    command.
     """
     from sls_deploy.cli.output import print_json, progress
     from sls_deploy.search.processes import Processes
@@ -132,7 +133,7 @@ def print_search(result: SearchResult) -> None:
         if row.refill:
             print_line(
                 f"  {row.budget:g}: {len(row.refill['layers'])} layers refilled to N = M/2 for "
-                f"export, {row.refill['gain_db']:+.2f} dB"
+                f"export, {row.refill['gain_db']:+.2f} dB, cost {row.refill['cost']:.4f}"
             )
         for note in row.notes:
             print_line(f"  {row.budget:g}: {note}")

@@ -69,7 +69,7 @@ class SearchConfig(Section):
     )
     steps: int = Field(600, ge=1, description="Training steps for each budget.")
     minutes: float | None = Field(
-        None, gt=0, description="Minutes for each budget; replaces steps by what fits."
+        None, gt=0, description="Minutes for each budget, refits and refill on top; replaces steps."
     )
     batch: int = Field(8, ge=1, description="Crops in a step.")
     patch: int = Field(48, ge=8, description="Side of a crop before up-scaling, in pixels.")

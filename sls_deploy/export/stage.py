@@ -63,8 +63,10 @@ class ExportResult:
     """The same for fp16 with every activation rounded to fp16, which ONNX Runtime leaves out."""
     layers: LayerCounts
     """Summary of the proof."""
+    cost: float
+    """Cost of the exported weights, as a share of the prunable layers' dense cost."""
     refilled: bool
-    """Whether layers below N = M/2 were filled up to M/2."""
+    """Whether layers below N = M/2 were filled up to M/2: they cost more by some models."""
     skipped: bool
     """Whether all of it stood already."""
 
@@ -90,7 +92,7 @@ def export_onnx(
     source = run.require("search", budget)
     folder = run.folder("export", budget)
     refilled, ratios = source / "refilled.safetensors", source / "ratios.json"
-    refill = options.refill and refilled.exists()
+    refill = options.refill and "refill" in read_ratios(ratios)
     weights = refilled if refill else source / "weights.safetensors"
     with run.locked():
         hashes = {"weights": hash_file(weights), "ratios": hash_file(ratios)}
@@ -99,7 +101,10 @@ def export_onnx(
 
         def work() -> Iterable[Path]:
             task = _Task(folder, wanted, report, f"export {budget_name(budget)}", weights.name)
-            return task.run(load_model(weights), read_ratios(ratios), hashes)
+            found = read_ratios(ratios)
+            if refill:
+                found |= {key: found["refill"][key] for key in ("cost", "network_cost")}
+            return task.run(load_model(weights), found, hashes)
 
         key = f"export/{budget_name(budget)}"
         _, skipped = run.stage(key, inputs, work, reads=(weights, ratios))
@@ -160,6 +165,8 @@ class _Task:
                 "level": "L0",
                 "budget": ratios["budget"],
                 "pattern": ratios["pattern"],
+                "cost": ratios["cost"],
+                "network_cost": ratios["network_cost"],
                 "opset": OPSET,
                 "source": {"file": self._source, **hashes},
                 "headroom": headroom,
@@ -232,6 +239,7 @@ def _result(folder: Path, budget: float, *, skipped: bool) -> ExportResult:
             for precision, entry in files.items()
             if entry["parity_rounded"]
         },
+        cost=proof["cost"],
         layers=LayerCounts(len(layers[0]), count("pruned"), count("legal_2_4"), count("eligible")),
         refilled=proof["source"]["file"] == "refilled.safetensors",
         skipped=skipped,

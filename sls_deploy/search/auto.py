@@ -18,6 +18,7 @@ from sls_deploy.files import write_json
 from sls_deploy.models.model import RestorationModel, load_model, save_weights
 from sls_deploy.progress import Progress, Report
 from sls_deploy.run import budget_name
+from sls_deploy.search.budget import ROUNDING
 from sls_deploy.search.checkpoint import IDENTITY, Checkpoint, resume, save_checkpoint
 from sls_deploy.search.logs import TrainingLog
 from sls_deploy.search.outcome import Outcome
@@ -55,6 +56,10 @@ def search_by_reconstruction(
         found, start = _compete(work, budget, started, report)
 
         def keep() -> None:
+            # Nothing of another search may pass for what belongs to this start.
+            (folder / _START / "start.json").unlink(missing_ok=True)
+            for path in folder.glob("*.safetensors"):
+                path.unlink()
             save_weights(folder / _START / "weights.safetensors", found)
             write_json(folder / _START / "start.json", {**start, IDENTITY: identity})
 
@@ -65,6 +70,9 @@ def search_by_reconstruction(
         recovered = _recover(work, model, start, budget)
         if state := resume(folder, identity):
             recovered.load(state)
+
+        if work.config.refits:
+            work.sensitivity(report)  # from here on the photographs are the feed's
 
         def save(state: Checkpoint) -> None:
             facts = {**state.facts, IDENTITY: identity}
@@ -104,7 +112,7 @@ def _compete(
     """The best candidate, and what is to be known of it."""
     config = work.config
     found = [work.allocated(budget, report)]
-    if config.method == "auto" and budget >= work.least_learnt:
+    if config.method == "auto" and budget > work.least_learnt + ROUNDING:
         found.append(work.learnt(budget, _learning_steps(work, budget), report))
     best = max(found, key=lambda candidate: candidate.psnr)
     steps = 0

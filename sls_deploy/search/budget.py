@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 
 import torch
 from torch import Tensor
@@ -20,6 +21,11 @@ _SLACK = 1e-6
 def least_cost(costs: Tensor) -> float:
     """The lowest cost that can be reached: the first unit of every layer."""
     return float(costs[:, 0].sum())
+
+
+def above(share: float) -> float:
+    """A share to four places, rounded up, so that asking for it is enough."""
+    return math.ceil(share * 1e4 - 1e-6) / 1e4
 
 
 def land(products: Tensor, costs: Tensor, budget: float, stride: int = 1) -> Tensor:
@@ -123,5 +129,6 @@ def check_reachable(budget: float, costs: Tensor, pattern: str) -> None:
     """
     least = least_cost(costs)
     if budget < least - ROUNDING:
-        fix = f"Ask for {least:.4g} or more, or use a pattern with a larger M."
+        other = "--method auto, which narrows" if pattern == "2:4" else "a pattern with a larger M"
+        fix = f"Ask for {above(least):g} or more, or use {other}."
         raise SlsError(f"{budget:g} is below what pattern {pattern} can reach", "--budget", fix)

@@ -20,8 +20,8 @@ from sls_deploy.sparsity.pattern import Pattern
 _LEAST_GAIN = 0.01
 """Share of a dense layer's time that 2:4 must save to count: less than timings can tell. A
 roofline always finds a little, because 2:4 weights take fewer bytes."""
-_NARROWEST = 16
-"""Fewest channels that a layer is measured with, unless it has fewer."""
+_STEP, _NARROWEST = 16, 8
+"""Numbers of channels that layers are measured with: multiples of 16 on the way down, then 8."""
 
 
 @dataclass(frozen=True)
@@ -243,14 +243,14 @@ def layer_shape(layer: Layer, form: Form, picture: tuple[int, int]) -> LayerShap
 def shapes_to_measure(layers: Iterable[Layer], picture: tuple[int, int]) -> list[LayerShape]:
     """What a latency table of a network needs: its convolutions, whole and narrowed.
 
-    Each number of channels is halved down to 16; between these the table interpolates.
+    Numbers of channels as `_widths` gives them; between these the table interpolates.
     """
     shapes = [
         layer_shape(layer, Form(inputs, outputs, QUAD, QUAD), picture)
         for layer in layers
         if layer.kind == "Conv2d"
-        for inputs in _halved(dense_form(layer).inputs)
-        for outputs in _halved(dense_form(layer).outputs)
+        for inputs in _widths(dense_form(layer).inputs)
+        for outputs in _widths(dense_form(layer).outputs)
     ]
     return list(dict.fromkeys(shapes))
 
@@ -260,11 +260,12 @@ def _faster(dense: float, sparse: float) -> float:
     return sparse if sparse < dense * (1 - _LEAST_GAIN) else dense
 
 
-def _halved(channels: int) -> list[int]:
+def _widths(channels: int) -> list[int]:
+    """All channels, halves in multiples of 16, and 8: those between are interpolated."""
     widths = [channels]
-    while widths[-1] // 2 >= _NARROWEST:
-        widths.append(widths[-1] // 2)
-    return widths
+    while widths[-1] > _STEP:
+        widths.append(_up(-(-widths[-1] // 2), _STEP))
+    return [*widths, *([_NARROWEST] if channels > _NARROWEST else [])]
 
 
 def _up(channels: int, multiple: int) -> int:

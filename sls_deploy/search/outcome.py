@@ -27,8 +27,8 @@ class Refilled:
 
     state: Mapping[str, Tensor]
     """Its weights."""
-    layers: tuple[str, ...]
-    """Layers that were filled up."""
+    units: Mapping[str, int]
+    """Units that the layers which were filled up keep now."""
     psnr: float
     """PSNR in dB over RGB on held-out crops."""
     steps: int
@@ -76,6 +76,7 @@ class Outcome:
             facts: what ratios.json says beside.
         """
         prunable = [layer for layer in layers if layer.prunable]
+        (folder / REFILLED).unlink(missing_ok=True)  # of a search before this one
         ratios = {
             **facts,
             "cost_model": model.name,
@@ -90,8 +91,11 @@ class Outcome:
             "layers": [self._row(layer, pattern, model) for layer in layers],
         }
         if self.refilled:
+            filled = replace(self, units={**self.units, **self.refilled.units})
             ratios["refill"] = {
-                "layers": list(self.refilled.layers),
+                "layers": list(self.refilled.units),
+                "cost": filled.share(prunable, pattern, model),
+                "network_cost": filled.share(layers, pattern, model),
                 "psnr": self.refilled.psnr,
                 "gain_db": self.refilled.psnr - self.psnr,
                 "steps": self.refilled.steps,

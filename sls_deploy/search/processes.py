@@ -61,6 +61,9 @@ class Processes:
             what = f"{config.batch} crops cannot be cut into {parts} equal parts"
             why = f"{world} processes, {config.accumulate} accumulated"
             raise SlsError(f"{what} ({why})", "--batch", f"Give a multiple of {parts}.")
+        if config.crops < world:
+            what = f"{config.crops} crops are too few for {world} processes"
+            raise SlsError(what, "--crops", f"Give {world} or more.")
         started = int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else world
         if started != world:
             fix = f"Give --devices and --nodes whose product is {started}."

@@ -17,7 +17,7 @@ from sls_deploy.models.model import RestorationModel
 from sls_deploy.models.narrow import select
 from sls_deploy.progress import Progress, Report, silent
 from sls_deploy.search.allocate import allocate
-from sls_deploy.search.budget import ROUNDING
+from sls_deploy.search.budget import ROUNDING, above
 from sls_deploy.search.candidates import candidates, least_cost
 from sls_deploy.search.cost import CostModel, ExecutableCost, MacsCost, unit_costs
 from sls_deploy.search.interiors import Interior, find_interiors, kept_channels
@@ -110,10 +110,10 @@ class Reconstruction:
                 "the photographs are of one colour: their Hessians are singular and only damped, "
                 "so the correction of the weights means little"
             )
-        share, memory = self.processes.share, self.config.memory * 2**20
+        share, memory = self.processes.share, self.config.memory * 2**20 // self.config.devices
         own = chosen[share[0] :: share[1]]
         work = Calibration(own, memory, self.processes.sum, share)
-        work = work.within_memory(self.graph, self.model)
+        work = work.within_memory(self.graph, self.model, len(chosen[:: share[1]]))
         if len(work.pictures) < len(own):
             self.notes.append(
                 f"--memory {self.config.memory} holds {len(work.pictures)} of {len(own)} crops"
@@ -145,7 +145,7 @@ class Reconstruction:
             for model in (self.cost, MacsCost(), ExecutableCost())
         }
         if budget < least[self.cost.name] - ROUNDING:
-            others = ", ".join(f"{share:.4g} of {name}" for name, share in least.items())
+            others = ", ".join(f"{above(share):g} of {name}" for name, share in least.items())
             fix = "Ask for more, or use a pattern with a larger M."
             if self.cost.name != "macs" and not self.pattern.binary:
                 fix = "Ask for more, or use pattern 2:4, which narrows blocks too."
@@ -249,7 +249,7 @@ class Reconstruction:
             name=name,
             regrowth=regrowth,
             processes=self.processes,
-            refit=self.refitted if self.config.refits else None,
+            refit=self.refitted if self.config.method != "sls" else None,  # it needs no graph
         )
 
     def refitted(self, student: RestorationModel, masks: Mapping[str, Tensor]) -> RestorationModel:

@@ -83,8 +83,9 @@ class Recovery:
         regrowing = REGROWING * steps if regrowth else 0
         self.settled = self.epoch * math.ceil(regrowing / self.epoch)
         self.refit, parts = refit, config.refits + 1
+        between = (steps - self.settled) / parts / self.epoch
         self.refits = {
-            self.epoch * round(steps * part / parts / self.epoch) for part in range(1, parts)
+            self.settled + self.epoch * round(between * part) for part in range(1, parts)
         }
         """Steps at which the averaged weights are reconstructed anew."""
         self.step = 0

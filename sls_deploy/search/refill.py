@@ -102,12 +102,13 @@ def _fine_tuned(
     steps = max(1, round(_SHARE * outcome.steps))
     recovery = work.recovery(model, masks, steps, "refill")
     recovery.run(lambda _: None, report)
-    return Refilled(model.network.state_dict(), tuple(names), recovery.best_psnr, steps)
+    units = dict.fromkeys(names, work.pattern.group // 2)
+    return Refilled(model.network.state_dict(), units, recovery.best_psnr, steps)
 
 
 def _reconstructed(
     outcome: Outcome, work: Reconstruction, names: Sequence[str], report: Report
 ) -> Refilled:
-    units = {**outcome.units, **dict.fromkeys(names, work.pattern.group // 2)}
-    filled = work.reconstructed("refilled", Choice(units), report)
-    return Refilled(filled.model.network.state_dict(), tuple(names), filled.psnr, 0)
+    units = dict.fromkeys(names, work.pattern.group // 2)
+    filled = work.reconstructed("refilled", Choice({**outcome.units, **units}), report)
+    return Refilled(filled.model.network.state_dict(), units, filled.psnr, 0)

@@ -89,6 +89,8 @@ def measure_sensitivity(
                     for width in range(multiple, interior.channels, multiple):
                         kept = ranked[interior][:width].sort().values
                         narrowed[interior, width] = _narrowed(model, interior, waiting, kept)
+                    for consumer in interior.consumers:
+                        del waiting[consumer]
     every = [*changes.values(), *narrowed.values()]
     losses, metric = _gradients(model, layers, every, calibration, passes, report)
     by_layer: dict[str, dict[int, float]] = {name: {pattern.units: 0.0} for name in layers}
@@ -152,12 +154,15 @@ def _gradients(
     passes: int,
     report: Callable[[int], None],
 ) -> tuple[list[float], dict[str, Tensor]]:
-    """Mean square of what each change does to the output, and the metric of each layer."""
+    """Mean square of what each change does to the output, and the metric of each layer.
+
+    The changes are used up: they are large.
+    """
     names = sorted({name for change in changes for name in change})
     parameters = [model.network.get_parameter(name) for name in names]
     rows = {name: [i for i, change in enumerate(changes) if name in change] for name in names}
     stacked = {
-        name: torch.stack([changes[i][name].flatten() for i in rows[name]]) for name in names
+        name: torch.stack([changes[i].pop(name).flatten() for i in rows[name]]) for name in names
     }
     learnt = [parameter.requires_grad for parameter in parameters]
     for parameter in parameters:
@@ -198,9 +203,14 @@ def _outputs(
 ) -> Iterator[list[tuple[str, Tensor]]]:
     """What layers give while the model runs, by name, in the order of their uses."""
     given: list[tuple[str, Tensor]] = []
+
+    def keep(name: str, output: Tensor) -> Tensor:
+        given.append((name, output))
+        return output.clone()  # an activation in place would change what was kept
+
     hooks = [
         model.network.get_submodule(name).register_forward_hook(
-            lambda _, __, output, name=name: given.append((name, output))
+            lambda _, __, output, name=name: keep(name, output)
         )
         for name in layers
     ]

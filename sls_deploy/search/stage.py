@@ -25,7 +25,7 @@ from sls_deploy.search.checkpoint import (
     resume,
     save_checkpoint,
 )
-from sls_deploy.search.cost import cost_model, unit_costs
+from sls_deploy.search.cost import cost_model, dense_form, unit_costs
 from sls_deploy.search.layers import Layer, find_layers
 from sls_deploy.search.logs import TrainingLog
 from sls_deploy.search.outcome import RATIOS, Outcome
@@ -70,6 +70,8 @@ def search_budgets(
     layers = find_layers(model.network, pattern, config.search.patch)
     prunable = [layer for layer in layers if layer.prunable]
     prices = cost_model(config.search, config.build.opt_shape[2:])
+    for layer in layers:  # so that what was not measured is said before any work
+        prices.price(layer, dense_form(layer))
     sampler = CropSampler(photos, config.search.patch, config.search.batch, config.search.seed)
     crops = held_out(measured, config.data.held_out, config.search.patch)
     work = Reconstruction(
@@ -190,6 +192,7 @@ class _Stage:
             "photos": self.files,
             "data": config.data.model_dump(mode="json", exclude={"photos"}),
             "search": search,
+            "prices": self.prices.note,
             "latency_table": table and hash_file(table),
             # Learnt budgets go on from one another, reconstructed ones do not.
             "budgets": [

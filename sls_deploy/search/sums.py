@@ -36,8 +36,13 @@ class Calibration:
     share: tuple[int, int] = (0, 1)
     """(k, n): these are crops k, k + n, ... of all."""
 
-    def within_memory(self, graph: Trace, model: RestorationModel) -> Calibration:
+    def within_memory(self, graph: Trace, model: RestorationModel, wanted: int) -> Calibration:
         """The same with as many crops as the memory holds.
+
+        Args:
+            graph: operations of the network.
+            model: the network.
+            wanted: crops of the largest share: all processes must decide alike.
 
         Raises:
             SlsError: it does not hold even a few; says how much it takes.
@@ -51,7 +56,7 @@ class Calibration:
                 one.forget(node)
         # Half of it for the values of two networks; the other half for inverse Hessians.
         fitting = int(self.memory / 2 / (2 * most))
-        if fitting < min(_LEAST_CROPS, len(self.pictures)):
+        if fitting < min(_LEAST_CROPS, wanted):
             needed = -(-_LEAST_CROPS * 4 * most // 2**20)
             what = f"{self.memory // 2**20} MiB do not hold the activations of {_LEAST_CROPS} crops"
             raise SlsError(what, "--memory", f"Give {needed} or more, or a smaller --patch.")
@@ -65,11 +70,13 @@ class Calibration:
         Raises:
             SlsError: its inputs or outputs are not finite.
         """
-        sums = input_sums(arguments, output, _POSITIONS, self.share)
+        own = input_sums(arguments, output, _POSITIONS, self.share)
+        # Summed before they are looked at: all processes must see the same.
+        sums = self.sum_over(own[0]), self.sum_over(own[1])
         if not all(bool(part.isfinite().all()) for part in sums):
             fix = "Check the weights of this layer and of those before it."
             raise SlsError("activations are NaN or infinite on the photographs", layer, fix)
-        return self.sum_over(sums[0]), self.sum_over(sums[1])
+        return sums
 
 
 def dense_sums(

@@ -14,6 +14,8 @@ from torch import Tensor
 from sls_deploy.sparsity.least_squares import Problem, Systems
 
 _ROUNDS = 60
+_HELD = 3
+"""Matrices of a filter's equations that are held while they are factored."""
 _EXACT = 1e-24
 """Share of the first residual's squared length at which the weights are as good as exact."""
 _ALONE = 0.01
@@ -35,7 +37,7 @@ def refit_together(problem: Problem, keep: Tensor, metric: Tensor, memory: int) 
     Returns:
         float64 of the shape of `keep`.
     """
-    if len(keep) * Systems.size(keep) > memory:
+    if _HELD * len(keep) * Systems.size(keep) > memory:
         return problem.refit(keep)
     systems = Systems(problem.hessian, keep)
     weight = systems.solve(problem.target)

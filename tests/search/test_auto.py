@@ -53,6 +53,12 @@ def test_both_sources_are_shown_and_the_better_one_is_taken(config: Config, tmp_
     assert row.psnr >= best["psnr"]
 
 
+def test_nothing_is_learnt_where_all_layers_must_be_2_4(config: Config, tmp_path: Path) -> None:
+    settings = changed(config, pattern="2:4", budgets=(0.5,), narrow=0)
+    (row,) = search_budgets(settings, tmp_path / "run").budgets
+    assert [source["source"] for source in row.candidates] == ["allocated"]
+
+
 def test_interrupted_recovery_goes_on_to_the_same_bits(config: Config, tmp_path: Path) -> None:
     class StoppedError(Exception):
         pass

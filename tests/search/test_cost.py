@@ -15,6 +15,7 @@ from sls_deploy.calibration.roofline import GPUS
 from sls_deploy.config import SearchConfig
 from sls_deploy.errors import SlsError
 from sls_deploy.models.carn import CARN
+from sls_deploy.models.rlfn import RLFN
 from sls_deploy.search import cost
 from sls_deploy.search.cost import (
     CostModel,
@@ -232,8 +233,12 @@ def test_an_unknown_gpu_is_refused_only_where_it_is_asked_for() -> None:
         cost_model(SearchConfig(cost="latency", gpu="voodoo2"), HD)
 
 
-def test_a_table_of_what_a_network_needs_prices_all_that_it_may_become() -> None:
-    layers = find_layers(CARN(scale=2), Pattern.parse("2:4"), 16)
+@pytest.mark.parametrize("network", [CARN(scale=2), RLFN(features=48, scale=4)])
+@pytest.mark.parametrize("step", [8, 16])
+def test_a_table_of_what_a_network_needs_prices_all_that_it_may_become(
+    network: nn.Module, step: int
+) -> None:
+    layers = find_layers(network, Pattern.parse("2:4"), 64)
     shapes = shapes_to_measure(layers, (180, 320))
     assert len(shapes) == len(set(shapes))
     rows = (LatencyRow(**vars(shape), dense_us=2.0, sparse_us=1.0) for shape in shapes)
@@ -241,8 +246,9 @@ def test_a_table_of_what_a_network_needs_prices_all_that_it_may_become() -> None
     for layer in layers:
         if layer.kind == "Conv2d":
             dense = dense_form(layer)
-            for inputs in (dense.inputs, max(min(16, dense.inputs), dense.inputs - 16)):
-                assert model.price(layer, Form(inputs, dense.outputs, 4, 4)) > 0
+            for inputs in (dense.inputs, *range(step, dense.inputs, step)):
+                for outputs in (dense.outputs, *range(step, dense.outputs, step)):
+                    assert model.price(layer, Form(inputs, outputs, 4, 4)) > 0
 
 
 def test_uses_of_a_layer_widen_its_picture() -> None:

@@ -12,7 +12,7 @@ from sls_deploy.models.model import RestorationModel, load_model
 from sls_deploy.models.narrow import select
 from sls_deploy.search.cost import ExecutableCost, MacsCost
 from sls_deploy.search.layers import Layer, find_layers
-from sls_deploy.search.outcome import HISTORY, RATIOS, WEIGHTS, Outcome
+from sls_deploy.search.outcome import HISTORY, RATIOS, REFILLED, WEIGHTS, Outcome, Refilled
 from sls_deploy.sparsity.pattern import Pattern
 from sls_deploy.sparsity.ratios import read_ratios
 
@@ -139,3 +139,26 @@ def test_a_layer_left_dense_says_why(dense: Path, layers: list[Layer], tmp_path:
     assert reasons[SECOND] == "2:4 saves nothing by the cost model executable"
     assert reasons["body.1.body.0"] == "others lose less"
     assert reasons["head.0"] == "the first convolution stays dense"
+
+
+def test_refilled_weights_stand_beside_with_their_cost(
+    outcome: Outcome, layers: list[Layer], tmp_path: Path
+) -> None:
+    pattern = Pattern.parse("n:16")
+    prunable = [layer.name for layer in layers if layer.prunable]
+    quarter = replace(outcome, units=dict.fromkeys(prunable, 4))
+    filled = Refilled(outcome.state, dict.fromkeys(prunable, 8), 31.0, 3)
+    list(replace(quarter, refilled=filled).write(tmp_path, layers, pattern, MacsCost(), {}))
+    found = json.loads((tmp_path / RATIOS).read_text())
+    assert (found["cost"], found["refill"]["cost"]) == (0.25, 0.5)
+    assert found["refill"]["network_cost"] > found["network_cost"]
+    assert found["refill"]["gain_db"] == 0.5
+    assert (tmp_path / REFILLED).exists()
+
+
+def test_refilled_weights_of_a_search_before_do_not_stay(
+    outcome: Outcome, layers: list[Layer], tmp_path: Path
+) -> None:
+    (tmp_path / REFILLED).write_bytes(b"of another search")
+    assert "refill" not in written(outcome, layers, tmp_path)
+    assert not (tmp_path / REFILLED).exists()

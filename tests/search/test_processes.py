@@ -260,6 +260,7 @@ def test_held_out_psnr_is_that_of_all_crops(photos: Path) -> None:
     ("settings", "message"),
     [
         ({"devices": 3}, r"--batch: 8 crops cannot be cut into 3 equal parts.*multiple of 3"),
+        ({"devices": 4, "crops": 3}, "--crops: 3 crops are too few for 4 processes.*Give 4"),
         ({"devices": 2, "nodes": 2, "accumulate": 4}, r"--batch: 8 crops.* 16 equal parts"),
         ({"training_precision": "fp16"}, "--training-precision: fp16 is trained on GPUs only"),
     ],

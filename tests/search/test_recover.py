@@ -317,3 +317,16 @@ def test_nothing_is_refitted_unless_asked_for(case: Case) -> None:
     recovery = case.recovery(steps=9, refit=refit)
     recovery.run(lambda _: None, silent)
     assert recovery.step == 9
+
+
+def test_refits_come_after_the_masks_have_settled(case: Case) -> None:
+    def refit(student: RestorationModel, _: Mapping[str, Tensor]) -> RestorationModel:
+        asked.append(student)
+        return student
+
+    asked: list[RestorationModel] = []
+    config = CONFIG.model_copy(update={"refits": 1})
+    recovery = case.recovery(steps=20, config=config, regrow=True, refit=refit)
+    recovery.run(lambda _: None, silent)
+    assert len(asked) == 1
+    assert min(recovery.refits) > recovery.settled

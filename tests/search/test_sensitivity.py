@@ -227,3 +227,18 @@ def test_weights_that_overflow_name_the_layer(
     names = ["body.1.body.2"]
     with pytest.raises(SlsError, match=r"^body\.1\.body\.2: its weights or inputs are too large"):
         measure_sensitivity(graph, broken, names, PAIRS, [], 1, calibration, 1)
+
+
+def test_activations_in_place_change_nothing(
+    demo: tuple[Trace, RestorationModel], calibration: Calibration
+) -> None:
+    graph, model = demo[0], copy.deepcopy(demo[1])
+    rest = (BLOCKS[::2], N16, [], 1, calibration, 8)
+    expected = measure_sensitivity(graph, model, *rest)
+    for module in model.modules():
+        if isinstance(module, torch.nn.ReLU):
+            module.inplace = True
+    found = measure_sensitivity(graph, model, *rest)
+    assert found.layers == expected.layers
+    for name, metric in found.metric.items():
+        assert torch.equal(metric, expected.metric[name])

@@ -47,6 +47,18 @@ def test_budgets_are_reached_from_below_and_written(config: Config, tmp_path: Pa
         assert sum(kept) / sum(macs) == pytest.approx(ratios["cost"], abs=1e-6)
 
 
+def test_another_picture_size_of_the_estimate_is_another_search(
+    config: Config, tmp_path: Path
+) -> None:
+    narrowing = {"method": "reconstruct", "pattern": "2:4", "narrow": 8, "crops": 8}
+    settings = changed(config, cost="latency", budgets=(0.95,), **narrowing)
+    search_budgets(settings, tmp_path / "run")
+    larger = settings.build.model_copy(update={"opt_shape": (1, 3, 720, 1280)})
+    again = search_budgets(settings.model_copy(update={"build": larger}), tmp_path / "run")
+    assert "720x1280" in again.cost_note
+    assert not again.budgets[0].skipped
+
+
 def test_unchanged_search_is_skipped_and_a_lower_budget_added(
     config: Config, tmp_path: Path
 ) -> None:

@@ -205,9 +205,9 @@ def test_crops_are_as_many_as_the_memory_holds(shared: tuple[Trace, RestorationM
     pictures = uniform(32, 3, 64, 64)
     # Two values of four channels are held at once: 128 KiB a crop.
     most = 2 * 4 * 64 * 64 * 4
-    calibration = Calibration(pictures, 4 * most * 20).within_memory(*shared)
+    calibration = Calibration(pictures, 4 * most * 20).within_memory(*shared, 32)
     assert torch.equal(calibration.pictures, pictures[:20])
-    assert len(Calibration(pictures, 4 * most * 99).within_memory(*shared).pictures) == 32
+    assert len(Calibration(pictures, 4 * most * 99).within_memory(*shared, 32).pictures) == 32
 
 
 def test_too_little_memory_names_the_flag_and_how_much_is_enough(
@@ -215,6 +215,6 @@ def test_too_little_memory_names_the_flag_and_how_much_is_enough(
 ) -> None:
     pictures = uniform(32, 3, 64, 64)
     with pytest.raises(SlsError, match=r"^--memory: 3 MiB .* Give 4 or more") as caught:
-        Calibration(pictures, 3 * MIB).within_memory(*shared)
+        Calibration(pictures, 3 * MIB).within_memory(*shared, 32)
     assert "--patch" in caught.value.fix
-    assert len(Calibration(pictures, 4 * MIB).within_memory(*shared).pictures) == 8
+    assert len(Calibration(pictures, 4 * MIB).within_memory(*shared, 32).pictures) == 8

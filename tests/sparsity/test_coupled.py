@@ -71,7 +71,7 @@ def test_a_layer_that_nothing_feels_is_refitted_alone() -> None:
 
 def test_a_layer_beyond_the_memory_is_refitted_alone() -> None:
     problem, keep, metric = case(6, 12, 3)
-    needed = len(keep) * Systems.size(keep)
+    needed = 3 * len(keep) * Systems.size(keep)
     assert torch.equal(refit_together(problem, keep, metric, needed - 1), problem.refit(keep))
     assert not torch.equal(refit_together(problem, keep, metric, needed), problem.refit(keep))
 
