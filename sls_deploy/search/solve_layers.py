@@ -110,7 +110,7 @@ def solvable(layer: str) -> Iterator[None]:
     """
     try:
         yield
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         what = "its weights or inputs are too large or too small to be corrected in float32"
         fix = "Check the weights of this layer and of those before it."
         raise SlsError(what, layer, fix) from None
