@@ -24,7 +24,7 @@ from sls_deploy.search.candidates import price
 from sls_deploy.search.cost import CostModel
 from sls_deploy.search.interiors import Interior, find_interiors, kept_channels
 from sls_deploy.search.layers import Layer
-from sls_deploy.search.outcome import RATIOS, REFILLED, WEIGHTS, Outcome, Refilled
+from sls_deploy.search.outcome import RATIOS, Outcome, Refilled
 from sls_deploy.search.reconstruction import Reconstruction
 from sls_deploy.search.regrowth import Regrowth
 from sls_deploy.search.sensitivity import Sensitivity
@@ -34,7 +34,7 @@ from sls_deploy.search.trace import trace
 from sls_deploy.sparsity.legality import QUAD
 from sls_deploy.sparsity.pattern import Pattern
 from sls_deploy.sparsity.ranks import rank_units
-from sls_deploy.sparsity.ratios import read_ratios
+from sls_deploy.sparsity.ratios import REFILLED, WEIGHTS, read_ratios
 
 
 def unpruned(task: Task) -> Outcome:

@@ -18,13 +18,11 @@ from sls_deploy.search.cost import CostModel, cost_model
 from sls_deploy.search.layers import Layer, find_layers
 from sls_deploy.search.outcome import Outcome
 from sls_deploy.search.photos import load_photos
+from sls_deploy.search.reconstruction import Reconstruction
 from sls_deploy.search.recover import Recovery
 from sls_deploy.search.regrowth import Regrowth
-from sls_deploy.search.schedule import steps_within
+from sls_deploy.search.schedule import ENDLESS, steps_within
 from sls_deploy.sparsity.pattern import Pattern
-
-_LONG = 10**6
-"""Steps of a recovery that is only timed."""
 
 
 @dataclass(frozen=True)
@@ -88,26 +86,18 @@ class Task:
             regrowth: lets pruned weights come back; None keeps the masks.
         """
         config = self.config.search
-        sampler, measured = self.crops
+        work = Reconstruction(
+            self.dense, self.layers, self.pattern, self.prices, *self.crops, config
+        )
 
         def recovery(student: RestorationModel, steps: int) -> Recovery:
-            return Recovery(
-                model=student,
-                masks=masks,
-                teacher=self.dense,
-                batches=sampler.batch,
-                held_out=measured,
-                config=config,
-                steps=steps,
-                name="recover",
-                regrowth=regrowth,
-            )
+            return work.recovery(student, masks, steps, "recover", regrowth)
 
         steps = config.steps
         if config.minutes is not None:
             left = config.minutes - (time.monotonic() - self.started) / 60
-            probe = recovery(copy.deepcopy(model), _LONG)
+            probe = recovery(copy.deepcopy(model), ENDLESS)
             steps = steps_within(config, left, probe.train_step, probe.start_epoch)
-        work = recovery(model, steps)
-        psnr = work.run(lambda _: None, silent)
-        return Outcome(model, model.network.state_dict(), units, psnr, steps, work.history)
+        done = recovery(model, steps)
+        psnr = done.run(lambda _: None, silent)
+        return Outcome(model, model.network.state_dict(), units, psnr, steps, done.history)

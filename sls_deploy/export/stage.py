@@ -28,7 +28,7 @@ from sls_deploy.progress import Progress, Report, silent
 from sls_deploy.run import Run, budget_name
 from sls_deploy.runtime.onnxruntime import OnnxRunner
 from sls_deploy.runtime.pytorch import TorchRunner
-from sls_deploy.sparsity.ratios import read_ratios
+from sls_deploy.sparsity.ratios import REFILLED, WEIGHTS, read_ratios
 
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 
@@ -91,20 +91,20 @@ def export_onnx(
     """
     source = run.require("search", budget)
     folder = run.folder("export", budget)
-    refilled, ratios = source / "refilled.safetensors", source / "ratios.json"
-    refill = options.refill and "refill" in read_ratios(ratios)
-    weights = refilled if refill else source / "weights.safetensors"
+    ratios = source / "ratios.json"
     with run.locked():
+        found = read_ratios(ratios)
+        refill = options.refill and "refill" in found
+        weights = source / (REFILLED if refill else WEIGHTS)
         hashes = {"weights": hash_file(weights), "ratios": hash_file(ratios)}
         wanted = [precision for precision in _PRECISIONS if precision in options.precisions]
         inputs = {"version": __version__, "precisions": wanted, "refilled": refill}
 
         def work() -> Iterable[Path]:
             task = _Task(folder, wanted, report, f"export {budget_name(budget)}", weights.name)
-            found = read_ratios(ratios)
-            if refill:
-                found |= {key: found["refill"][key] for key in ("cost", "network_cost")}
-            return task.run(load_model(weights), found, hashes)
+            costs = found["refill"] if refill else found
+            told = {**found, **{key: costs[key] for key in ("cost", "network_cost")}}
+            return task.run(load_model(weights), told, hashes)
 
         key = f"export/{budget_name(budget)}"
         _, skipped = run.stage(key, inputs, work, reads=(weights, ratios))
@@ -241,6 +241,6 @@ def _result(folder: Path, budget: float, *, skipped: bool) -> ExportResult:
         },
         cost=proof["cost"],
         layers=LayerCounts(len(layers[0]), count("pruned"), count("legal_2_4"), count("eligible")),
-        refilled=proof["source"]["file"] == "refilled.safetensors",
+        refilled=proof["source"]["file"] == REFILLED,
         skipped=skipped,
     )

@@ -12,8 +12,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from sls_deploy.files import write_json
 from sls_deploy.models.model import RestorationModel, load_model, save_weights
 from sls_deploy.progress import Progress, Report
@@ -25,13 +23,11 @@ from sls_deploy.search.outcome import Outcome
 from sls_deploy.search.reconstruction import Candidate, Reconstruction
 from sls_deploy.search.recover import Recovery
 from sls_deploy.search.regrowth import Regrowth
-from sls_deploy.search.schedule import steps_within
+from sls_deploy.search.schedule import ENDLESS, steps_within
 
 _LEARNING_SHARE = 0.15
 """Share of a budget's steps or minutes in which ratios are learnt."""
 _START = "start"
-_LONG = 10**6
-"""Steps of a plan that is only timed."""
 
 
 def search_by_reconstruction(
@@ -130,7 +126,7 @@ def _learning_steps(work: Reconstruction, budget: float) -> int:
     config = work.config
     if config.minutes is None:
         return max(1, round(_LEARNING_SHARE * config.steps))
-    probe = work.search(budget, _LONG)
+    probe = work.search(budget, ENDLESS)
     minutes = config.minutes * _LEARNING_SHARE
     fitting = steps_within(config, minutes, probe.train_step, probe.start_epoch)
     return int(work.processes.broadcast(fitting))
@@ -143,7 +139,7 @@ def _recovery_steps(work: Reconstruction, best: Candidate, budget: float, spent:
     left = float(work.processes.broadcast(config.minutes - spent / 60))
     if left <= 0:
         return 0
-    start = {"units": best.units, "steps": _LONG}
+    start = {"units": best.units, "steps": ENDLESS}
     probe = _recover(work, best.copy(), start, budget)
     fitting = steps_within(config, left, probe.train_step, probe.start_epoch)
     return int(work.processes.broadcast(fitting))
@@ -152,13 +148,8 @@ def _recovery_steps(work: Reconstruction, best: Candidate, budget: float, spent:
 def _recover(
     work: Reconstruction, model: RestorationModel, start: dict[str, Any], budget: float
 ) -> Recovery:
-    masks: dict[str, Tensor] = {}
-    kept: dict[str, int] = {}
-    for name, units in start["units"].items():
-        if units < work.pattern.units:
-            weight = model.network.get_parameter(f"{name}.weight").detach()
-            kept[f"{name}.weight"] = units
-            masks[f"{name}.weight"] = (weight != 0).to(weight.dtype)
+    masks = work.masks(model, start["units"])
+    kept = {name: start["units"][name.removesuffix(".weight")] for name in masks}
     regrowth = Regrowth(work.pattern, kept) if work.config.regrow else None
     return work.recovery(model, masks, start["steps"], f"recover {budget_name(budget)}", regrowth)
 

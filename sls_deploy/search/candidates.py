@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from sls_deploy.search.allocate import Option, undominated
-from sls_deploy.search.cost import CostModel, Form
+from sls_deploy.search.cost import CostModel, Form, dense_form
 from sls_deploy.search.interiors import Interior
 from sls_deploy.search.layers import Layer
 from sls_deploy.search.sensitivity import Sensitivity
@@ -95,7 +95,8 @@ def price(
         units: how many it keeps.
         widths: channels that interiors keep.
     """
-    outputs, inputs = layer.shape[0] // layer.groups, layer.shape[1]
+    form = dense_form(layer)
+    outputs, inputs = form.outputs, form.inputs
     for interior, width in widths.items():
         outputs = width if layer.name in interior.producers else outputs
         inputs = width if layer.name in interior.consumers else inputs

@@ -14,9 +14,8 @@ from sls_deploy.models.model import RestorationModel, save_weights
 from sls_deploy.search.cost import CostModel, dense_form
 from sls_deploy.search.layers import Layer
 from sls_deploy.sparsity.pattern import Pattern
+from sls_deploy.sparsity.ratios import REFILLED, WEIGHTS
 
-WEIGHTS = "weights.safetensors"
-REFILLED = "refilled.safetensors"
 RATIOS = "ratios.json"
 HISTORY = "history.json"
 

@@ -218,16 +218,33 @@ class Reconstruction:
         units = {layer.name: n for layer, n in zip(self.layers, counts, strict=True)}
         return self.reconstructed("learnt", Choice(units), report)
 
+    @cached_property
+    def costs(self) -> Tensor:
+        """Cost of each unit of each layer; see `unit_costs`."""
+        return unit_costs(self.cost, self.layers, self.pattern)
+
+    def network(self) -> SparseNetwork:
+        """A copy of the dense network whose ratios can be learnt."""
+        model = copy.deepcopy(self.model).train()
+        return SparseNetwork(model, self.layers, self.pattern, costs=self.costs)
+
     def search(self, budget: float, steps: int) -> SlsSearch:
         """The paper's search from the dense network, all of it in search of ratios."""
-        costs = unit_costs(self.cost, self.layers, self.pattern)
-        network = SparseNetwork(
-            copy.deepcopy(self.model).train(), self.layers, self.pattern, costs=costs
-        )
         plan = Plan.of(self.config.model_copy(update={"search_share": 1.0}), steps)
         return SlsSearch(
-            network, self.sampler, self.held_out, self.config, budget, plan, self.processes
+            self.network(), self.sampler, self.held_out, self.config, budget, plan, self.processes
         )
+
+    def masks(self, model: RestorationModel, units: Mapping[str, int]) -> dict[str, Tensor]:
+        """What a network keeps of its pruned layers: 0 or 1, by parameter name.
+
+        Args:
+            model: the pruned network.
+            units: units that each prunable layer keeps.
+        """
+        pruned = [f"{name}.weight" for name, count in units.items() if count < self.pattern.units]
+        weights = {name: model.network.get_parameter(name).detach() for name in pruned}
+        return {name: (weight != 0).to(weight.dtype) for name, weight in weights.items()}
 
     def recovery(
         self,
@@ -261,7 +278,7 @@ class Reconstruction:
     @property
     def least_learnt(self) -> float:
         """The lowest budget that ratios alone can reach."""
-        return float(unit_costs(self.cost, self.layers, self.pattern)[:, 0].sum())
+        return least_cost(self.layers, self.pattern, {}, self.cost)
 
 
 @torch.no_grad()

@@ -10,7 +10,6 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from sls_deploy.models.model import RestorationModel
@@ -88,14 +87,7 @@ def _fine_tuned(
 ) -> Refilled:
     model = copy.deepcopy(outcome.model).cpu()
     model.network.load_state_dict(outcome.state)
-    with torch.no_grad():
-        masks = {
-            f"{layer.name}.weight": (
-                model.network.get_parameter(f"{layer.name}.weight") != 0
-            ).float()
-            for layer in work.layers
-            if outcome.units[layer.name] < work.pattern.units
-        } | refill_masks(model, work.model, names, work.pattern)
+    masks = work.masks(model, outcome.units) | refill_masks(model, work.model, names, work.pattern)
     if work.config.method != "sls":  # which needs no graph
         corrected = work.refitted(model, masks)
         model = max(model, corrected, key=lambda item: held_out_psnr(item, work.held_out))

@@ -15,6 +15,8 @@ _LONGEST_EPOCH = 1000
 _WARM_UP = 0.05
 _LAST_RATE = 0.01
 _TIMED_STEPS = 8
+ENDLESS = 10**6
+"""Steps of a plan that is only timed: it never comes to its end."""
 _FILLED = 0.9
 
 

@@ -71,6 +71,7 @@ def measure_sensitivity(
     """
     changes: dict[tuple[str, int], Change] = {}
     ranked: dict[Interior, Tensor] = {}
+    consumed = {name: interior for interior in interiors for name in interior.consumers}
     waiting: dict[str, Tensor] = {}
     narrowed: dict[tuple[Interior, int], Change] = {}
     with torch.no_grad():
@@ -81,16 +82,16 @@ def measure_sensitivity(
                 levels = _levels(weight, hessian, pattern, calibration.memory // 2)
             for units, pruned in levels:
                 changes[name, units] = {f"{name}.weight": (pruned - weight).float()}
-            if any(name in interior.consumers for interior in interiors):
-                waiting[name] = hessian[0]
-            for interior in interiors:
-                if name in interior.consumers and waiting.keys() >= set(interior.consumers):
-                    ranked[interior] = _rank(model, interior, waiting)
-                    for width in range(multiple, interior.channels, multiple):
-                        kept = ranked[interior][:width].sort().values
-                        narrowed[interior, width] = _narrowed(model, interior, waiting, kept)
-                    for consumer in interior.consumers:
-                        del waiting[consumer]
+            interior = consumed.get(name)
+            if interior is None:
+                continue
+            waiting[name] = hessian[0]
+            if waiting.keys() >= set(interior.consumers):
+                sums = {consumer: waiting.pop(consumer) for consumer in interior.consumers}
+                ranked[interior] = _rank(model, interior, sums)
+                for width in range(multiple, interior.channels, multiple):
+                    kept = ranked[interior][:width].sort().values
+                    narrowed[interior, width] = _narrowed(model, interior, sums, kept)
     every = [*changes.values(), *narrowed.values()]
     losses, metric = _gradients(model, layers, every, calibration, passes, report)
     by_layer: dict[str, dict[int, float]] = {name: {pattern.units: 0.0} for name in layers}

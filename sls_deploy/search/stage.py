@@ -25,7 +25,7 @@ from sls_deploy.search.checkpoint import (
     resume,
     save_checkpoint,
 )
-from sls_deploy.search.cost import cost_model, dense_form, unit_costs
+from sls_deploy.search.cost import cost_model, dense_form
 from sls_deploy.search.layers import Layer, find_layers
 from sls_deploy.search.logs import TrainingLog
 from sls_deploy.search.outcome import RATIOS, Outcome
@@ -34,7 +34,7 @@ from sls_deploy.search.processes import Processes
 from sls_deploy.search.reconstruction import Reconstruction
 from sls_deploy.search.refill import refill
 from sls_deploy.search.results import BudgetResult, SearchResult
-from sls_deploy.search.schedule import Plan, steps_within
+from sls_deploy.search.schedule import ENDLESS, Plan, steps_within
 from sls_deploy.search.settings import claim, resolve
 from sls_deploy.search.sls import SlsSearch, held_out_psnr, load_network
 from sls_deploy.search.sparse import SparseNetwork
@@ -42,8 +42,6 @@ from sls_deploy.sparsity.pattern import Pattern
 from sls_deploy.sparsity.ratios import read_ratios
 
 _NO_INPUTS = {*WITHOUT_EFFECT, "budgets", "latency_table"}
-_LONG = 10**6
-"""Steps of a plan that never freezes while it is timed."""
 
 
 def search_budgets(
@@ -78,8 +76,7 @@ def search_budgets(
         model, prunable, pattern, prices, sampler, crops, config.search, processes
     )
     if config.search.method == "sls":
-        costs = unit_costs(prices, prunable, pattern)
-        check_reachable(config.search.budgets[-1], costs, config.search.pattern)
+        check_reachable(config.search.budgets[-1], work.costs, config.search.pattern)
     else:
         work.check_reachable(config.search.budgets[-1])
     resolved = resolve(config, model.description)
@@ -118,9 +115,7 @@ class _Stage:
         self.sampler, self.held_out = work.sampler, work.held_out
         self.dense_psnr = held_out_psnr(work.model, work.held_out)
         if config.search.method == "sls":
-            costs = unit_costs(work.cost, work.layers, work.pattern)
-            network = copy.deepcopy(work.model).train()
-            self.network = SparseNetwork(network, work.layers, work.pattern, costs=costs)
+            self.network = work.network()
         self.files = {_name(path, config): hash_file(path) for path in photos}
 
     def search(self, budget: float, report: Report) -> BudgetResult:
@@ -235,7 +230,7 @@ class _Stage:
         config = self.config.search
         if config.minutes is None:
             return config.steps
-        probe = self._new(budget, Plan.of(config, _LONG), copy.deepcopy(self.network))
+        probe = self._new(budget, Plan.of(config, ENDLESS), copy.deepcopy(self.network))
         fitting = steps_within(config, config.minutes, probe.train_step, probe.start_epoch)
         return int(self.processes.broadcast(fitting))
 

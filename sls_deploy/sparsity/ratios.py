@@ -8,6 +8,8 @@ from typing import Any
 
 from sls_deploy.errors import SlsError
 
+WEIGHTS, REFILLED = "weights.safetensors", "refilled.safetensors"
+"""Weights of a budget: those searched, and those whose layers below N = M/2 were filled up."""
 _NEEDED = ("budget", "pattern", "cost", "network_cost")
 
 

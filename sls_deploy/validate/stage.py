@@ -23,7 +23,7 @@ from sls_deploy.runtime.onnxruntime import OnnxRunner
 from sls_deploy.runtime.pytorch import TorchRunner
 from sls_deploy.runtime.runner import Runner
 from sls_deploy.runtime.tensorrt import EngineRunner
-from sls_deploy.sparsity.ratios import read_ratios
+from sls_deploy.sparsity.ratios import REFILLED, WEIGHTS, read_ratios
 from sls_deploy.validate.gate import DENSE, SPARSE, Gate, judge
 from sls_deploy.validate.measure import PictureFigures, StageFigures, measure
 
@@ -156,8 +156,7 @@ def validate_budget(
 def _exported_weights(exported: Path) -> str:
     """Name of the weights that an export was made from: the searched or the refilled ones."""
     source = json.loads((exported / "proof.json").read_text("utf-8"))["source"]
-    known = ("weights.safetensors", "refilled.safetensors")
-    return next(name for name in known if name == source.get("file", known[0]))
+    return next(name for name in (WEIGHTS, REFILLED) if name == source.get("file", WEIGHTS))
 
 
 def read_validation(path: Path) -> Validation:

@@ -12,9 +12,9 @@ from sls_deploy.models.model import RestorationModel, load_model
 from sls_deploy.models.narrow import select
 from sls_deploy.search.cost import ExecutableCost, MacsCost
 from sls_deploy.search.layers import Layer, find_layers
-from sls_deploy.search.outcome import HISTORY, RATIOS, REFILLED, WEIGHTS, Outcome, Refilled
+from sls_deploy.search.outcome import HISTORY, RATIOS, Outcome, Refilled
 from sls_deploy.sparsity.pattern import Pattern
-from sls_deploy.sparsity.ratios import read_ratios
+from sls_deploy.sparsity.ratios import REFILLED, WEIGHTS, read_ratios
 
 PAIRS = Pattern.parse("2:4")
 FIRST, SECOND = "body.0.body.0", "body.0.body.2"
