@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from sls_deploy.data.degradation import Bicubic
 from sls_deploy.data.truth import TruthFolder
 from sls_deploy.export.graph import to_bytes, to_onnx
 from sls_deploy.models.model import RestorationModel
-from sls_deploy.models.registry import REGISTRY
 from sls_deploy.runtime.onnxruntime import open_session
 from sls_deploy.runtime.pytorch import TorchRunner
 from sls_deploy.validate.metrics import psnr_y, to_uint8
@@ -32,9 +32,9 @@ def mean_psnr(model: RestorationModel, folder: Path, every: int = 1) -> float:
         SlsError: pictures that cannot be used, or an output that is not finite.
     """
     description, runner = model.description, TorchRunner(model)
-    least_side = REGISTRY.get(description.name).least_side
+    truth = TruthFolder(folder, Bicubic(description.scale), description.least_side)
     figures = []
-    for pair in islice(TruthFolder(folder, description.scale, least_side), 0, None, every):
+    for pair in islice(truth, 0, None, every):
         degraded = (pair.lr.transpose(2, 0, 1)[None] / 255).astype(np.float32)
         restored = to_uint8(runner.run(degraded)[0].transpose(1, 2, 0))
         figures.append(psnr_y(restored, pair.hr, description.scale))

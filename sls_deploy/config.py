@@ -12,7 +12,14 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from sls_deploy.errors import SlsError
 
@@ -27,6 +34,15 @@ Shape = Annotated[
 ]
 
 
+def _has_a_middle(value: int) -> int:
+    if value < 1 or value % 2 == 0:
+        raise ValueError("must be odd: the middle picture is restored")
+    return value
+
+
+Frames = Annotated[int, AfterValidator(_has_a_middle)]
+"""Pictures that a network takes at once."""
+
 WITHOUT_EFFECT = frozenset({"devices", "nodes", "tensorboard"})
 """Settings of a search that its result does not depend on, but for rounding."""
 
@@ -40,10 +56,26 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The dense network to start from."""
 
-    name: str = Field("auto", description="Network of the registry, or 'auto' to recognise it.")
+    name: str = Field(
+        "auto",
+        description="Network of the registry, 'auto' to recognise it, or path/to/file.py:factory "
+        "of your own, which is run.",
+    )
     weights: Path | None = Field(None, description="Checkpoint of the dense network.")
     scale: int | None = Field(
         None, ge=1, description="Scale to use where the weights hold several, else the largest."
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments of your own factory."
+    )
+    input_range: Literal[1, 255] = Field(
+        1, description="Value of white that your own network works with: 1 or 255."
+    )
+    frames: Frames = Field(
+        1, description="Pictures that your own network takes at once; an odd number."
+    )
+    output: int | str | None = Field(
+        None, description="Place or key of the picture, if your own network returns several things."
     )
 
 
@@ -53,6 +85,27 @@ class DataConfig(Section):
     photos: Path | None = Field(None, description="Folder of photographs.")
     cache_mib: int = Field(1024, ge=1, description="Memory for decoded photographs, in MiB.")
     held_out: int = Field(16, ge=1, description="Crops kept apart to measure PSNR on.")
+    degradation: Literal["auto", "bicubic", "pairs", "motion-blur"] = Field(
+        "auto",
+        description="How inputs come about: 'bicubic', 'motion-blur', 'pairs' in sharp/ and blur/, "
+        "or 'auto': pairs where there are any, else bicubic, at scale 1 motion blur.",
+    )
+    blur_length: float = Field(
+        20.0, gt=0, le=128, description="Most that motion blur moves a point, in pixels."
+    )
+    blur_varying: bool = Field(
+        True, description="Roll the camera too, so that motion blur differs over the picture."
+    )
+    blur_shake: float = Field(
+        1.0, ge=0, le=1, description="From 0, motion along a line, to 1, a shaking hand."
+    )
+    blur_blend: Literal["light", "levels"] = Field(
+        "light",
+        description="What motion blur adds up: linear 'light', or the file's 'levels' as in GoPro.",
+    )
+    blur_noise: float = Field(
+        1.0, ge=0, description="Deviation of motion blur's noise at middle grey, in 8-bit levels."
+    )
 
 
 class SearchConfig(Section):
@@ -95,6 +148,14 @@ class SearchConfig(Section):
     narrow: Literal[0, 8, 16] = Field(
         16, description="Step of block widths under pattern 2:4; 0 never narrows."
     )
+    keep: tuple[str, ...] = Field(
+        (), description="Layers that stay dense, as shell patterns of their names."
+    )
+    prune: tuple[str, ...] = Field(
+        (),
+        description="Layers that may be pruned though they stay dense by default, such as the "
+        "first.",
+    )
     cost: Literal["macs", "executable", "latency"] = Field(
         "macs", description="What a budget is a share of: 'macs', 'executable' or 'latency'."
     )
@@ -126,9 +187,14 @@ class SearchConfig(Section):
 class TrainConfig(Section):
     """The training of a dense network from nothing."""
 
-    name: str = Field("edsr", description="Network of the registry.")
+    name: str = Field(
+        "edsr", description="Network of the registry, or path/to/file.py:factory of your own."
+    )
     options: dict[str, int | float | bool] = Field(
         default_factory=dict, description="Arguments of the network, such as features=32."
+    )
+    frames: Frames = Field(
+        1, description="Pictures that your own network takes at once; an odd number."
     )
     steps: int = Field(10_000, ge=1, description="Training steps.")
     batch: int = Field(16, ge=1, description="Crops in a step.")
@@ -251,6 +317,9 @@ def read_config(path: Path) -> Config:
         value = values.get(section, {})
         if isinstance(value, dict) and isinstance(value.get(name), str):
             value[name] = str(path.parent / value[name])
+    own = values.get("model", {})
+    if isinstance(own, dict) and ".py:" in str(own.get("name")):
+        own["name"] = str(path.parent / own["name"])
     return parse_section(Config, values, str(path))
 
 
@@ -269,10 +338,16 @@ def to_toml(config: Config, *, comments: bool = False) -> str:
             description = type(section).model_fields[key].description
             if comments and description:
                 lines.append(f"# {description}")
-            lines.append(
-                f"# {key} ="
-                if value is None
-                else f"{key} = {json.dumps(value, ensure_ascii=False)}"
-            )
+            lines.append(f"# {key} =" if value is None else f"{key} = {_toml(value)}")
         lines.append("")
     return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    """A JSON value as TOML on one line."""
+    if isinstance(value, dict):
+        pairs = (f"{json.dumps(str(key))} = {_toml(item)}" for key, item in value.items())
+        return f"{{{', '.join(pairs)}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from sls_deploy.data.bicubic import Picture, crop_to_multiple, downscale
+from sls_deploy.data.bicubic import Picture
 from sls_deploy.data.cache import PairCache
-from sls_deploy.data.images import image_size, list_images, read_image
+from sls_deploy.data.degradation import Degradation
+from sls_deploy.data.images import image_size, list_images
 from sls_deploy.errors import SlsError
 
 
@@ -27,15 +28,15 @@ class Skipped:
 
 
 class Photos:
-    """Photographs and the inputs made from them by MATLAB's bicubic, decoded when asked for.
+    """Photographs and the networks' inputs for them, decoded when asked for.
 
     Headers are looked at once, here; a file that turns out damaged when it is decoded gives way
     to the next one. So what an index gives depends on the files alone, never on the order of
     reading.
 
     Args:
-        paths: picture files.
-        scale: factor between input and photograph.
+        paths: the photographs, which are the truth.
+        degradation: makes or finds their inputs.
         cache_mib: memory for decoded pairs (both pictures, uint8), in MiB.
         min_side: least height and width of a photograph, in its own pixels.
 
@@ -43,8 +44,10 @@ class Photos:
         SlsError: none of the files is usable.
     """
 
-    def __init__(self, paths: Sequence[Path], scale: int, cache_mib: int, min_side: int) -> None:
-        self.scale, self.min_side = scale, min_side
+    def __init__(
+        self, paths: Sequence[Path], degradation: Degradation, cache_mib: int, min_side: int
+    ) -> None:
+        self.degradation, self.min_side = degradation, min_side
         self.skipped: list[Skipped] = []
         """Files left out so far; both parts of a split add to the same list."""
         self._cache = PairCache(cache_mib * 2**20)
@@ -55,25 +58,38 @@ class Photos:
             raise self._nothing_left()
 
     @classmethod
-    def from_folder(cls, folder: Path, scale: int, cache_mib: int, min_side: int) -> Photos:
+    def from_folder(
+        cls, folder: Path, degradation: Degradation, cache_mib: int, min_side: int
+    ) -> Photos:
         """Take all pictures of a folder and of the folders below it.
 
         Raises:
             SlsError: no such folder, no pictures in it, or none of them usable.
         """
-        return cls(list_images(folder), scale, cache_mib, min_side)
+        return cls(list_images(folder), degradation, cache_mib, min_side)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     @property
+    def scale(self) -> int:
+        """Photograph pixels for one input pixel, along each side."""
+        return self.degradation.scale
+
+    @property
+    def files(self) -> list[Path]:
+        """Photographs and the files that their inputs are read from, sorted."""
+        return sorted({file for path in self.paths for file in self.degradation.files(path)})
+
+    @property
     def cached(self) -> int:
         """How many photographs of average size fit into the cache together, at least 1."""
-        size = sum(3 * self._pixels[path] for path in self.paths) * (1 + 1 / self.scale**2)
+        shares = 1 + self.degradation.frames / self.scale**2
+        size = sum(3 * self._pixels[path] for path in self.paths) * shares
         return max(1, int(self._cache.limit * len(self) / size))
 
     def pair(self, index: int) -> tuple[Picture, Picture]:
-        """Input and photograph, uint8 HWC RGB, the photograph cut to a multiple of the scale.
+        """Input and photograph, uint8 HWC, the photograph cut to a multiple of the scale.
 
         Args:
             index: 0 .. len - 1; a damaged file gives the pair of the next good one.
@@ -120,6 +136,7 @@ class Photos:
 
     def _large_enough(self, path: Path) -> bool:
         try:
+            self.degradation.files(path)
             height, width = image_size(path)
         except SlsError as error:
             self.skipped.append(Skipped(path, error.what))
@@ -137,12 +154,11 @@ class Photos:
         if pair := self._cache.get(path):
             return pair
         try:
-            hr = crop_to_multiple(read_image(path), self.scale)
+            pair = self.degradation.pair(path)
         except SlsError as error:
             self._damaged.add(path)
             self.skipped.append(Skipped(path, error.what))
             return None
-        pair = downscale(hr, self.scale), hr
         self._cache.put(path, pair)
         return pair
 

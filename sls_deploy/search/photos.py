@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from sls_deploy.config import DataConfig
+from sls_deploy.data.degradation import choose_degradation
 from sls_deploy.data.photos import Photos
 from sls_deploy.errors import SlsError
-from sls_deploy.models.registry import REGISTRY, Description
+from sls_deploy.models.architecture import Description
+from sls_deploy.sizes import padded_side
 
 _HELD_OUT_SHARE = 0.1
 """Most of the photographs that are kept apart."""
@@ -15,8 +17,8 @@ def load_photos(config: DataConfig, description: Description, patch: int) -> tup
     """Photographs to learn from and others to measure on, at most a tenth of them.
 
     Args:
-        config: folder and memory.
-        description: the network that learns; its scale and least side.
+        config: folder, memory and degradation.
+        description: the network that learns; its scale, its frames and the sides it takes.
         patch: side of an input crop in pixels, which every photograph must hold.
 
     Raises:
@@ -25,9 +27,18 @@ def load_photos(config: DataConfig, description: Description, patch: int) -> tup
     """
     if config.photos is None:
         raise SlsError("no photographs were named", "--data", "Give a folder of pictures.")
-    least, scale = REGISTRY.get(description.name).least_side, description.scale
-    if patch < least:
-        what = f"{patch} is below what {description.name} takes"
-        raise SlsError(what, "--patch", f"Give {least} or more.")
-    photos = Photos.from_folder(config.photos, scale, config.cache_mib, min_side=patch * scale)
+    _check_patch(patch, description)
+    scale = description.scale
+    degradation, paths = choose_degradation(config, config.photos, scale, description.frames)
+    photos = Photos(paths, degradation, config.cache_mib, min_side=patch * scale)
     return photos.split(min(_HELD_OUT_SHARE, config.held_out / len(photos)))
+
+
+def _check_patch(patch: int, description: Description) -> None:
+    name, least, multiple = description.name, description.least_side, description.multiple
+    if patch < least:
+        what = f"{patch} is below what {name} takes"
+        raise SlsError(what, "--patch", f"Give {padded_side(least, least, multiple)} or more.")
+    if patch % multiple:
+        what = f"{patch} is no multiple of {multiple}, as {name} needs"
+        raise SlsError(what, "--patch", f"Give {padded_side(patch, least, multiple)}.")

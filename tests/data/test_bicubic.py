@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from sls_deploy.data.bicubic import Picture, crop_to_multiple, downscale, upscale
+from sls_deploy.data.degradation import Bicubic
 from sls_deploy.data.truth import TruthFolder
 from sls_deploy.validate.metrics import psnr_y
 
@@ -134,6 +135,6 @@ def test_sizes(image: Picture, scale: int) -> None:
 def test_bicubic_psnr_of_the_literature(
     shared_data: Path, name: str, scale: int, decibels: float
 ) -> None:
-    pairs = TruthFolder(shared_data / "bench" / name, scale)
+    pairs = TruthFolder(shared_data / "bench" / name, Bicubic(scale))
     measured = [psnr_y(upscale(pair.lr, scale), pair.hr, scale) for pair in pairs]
     assert np.mean(measured) == pytest.approx(decibels, abs=0.001)

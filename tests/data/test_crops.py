@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from sls_deploy.data.crops import CropSampler, held_out
+from sls_deploy.data.degradation import Bicubic, Frames
 from sls_deploy.data.images import write_image
 from sls_deploy.data.photos import Photos
 
 
 def photos_of(folder: Path, cache_mib: int = 8) -> Photos:
-    return Photos.from_folder(folder, scale=2, cache_mib=cache_mib, min_side=16)
+    return Photos.from_folder(folder, Bicubic(2), cache_mib=cache_mib, min_side=16)
 
 
 def test_a_batch_has_the_promised_form(folder: Path) -> None:
@@ -66,7 +67,7 @@ def test_input_and_truth_show_the_same_place(tmp_path: Path, scale: int) -> None
     # Red tells the column and green the row, so the means of a crop tell where it lies.
     rows, columns = np.mgrid[0:120, 0:120].astype(np.uint8)
     write_image(tmp_path / "a.png", np.dstack((2 * columns, 2 * rows, rows * 0)))
-    photos = Photos.from_folder(tmp_path, scale, cache_mib=8, min_side=20 * scale)
+    photos = Photos.from_folder(tmp_path, Bicubic(scale), cache_mib=8, min_side=20 * scale)
     lr, hr = CropSampler(photos, patch=20, batch=32, seed=0).batch(0)
     pooled = torch.nn.functional.avg_pool2d(hr, scale)
     assert (lr - pooled).abs().max() < 2.5 / 255
@@ -84,7 +85,7 @@ def test_all_flips_and_turns_occur(tmp_path: Path) -> None:
 def test_all_places_of_a_photograph_occur(tmp_path: Path) -> None:
     columns = np.broadcast_to(np.arange(20, dtype=np.uint8)[None, :, None], (20, 20, 3))
     write_image(tmp_path / "a.png", columns.copy())
-    photos = Photos.from_folder(tmp_path, 1, cache_mib=1, min_side=16)
+    photos = Photos.from_folder(tmp_path, Bicubic(1), cache_mib=1, min_side=16)
     lr, _ = CropSampler(photos, patch=16, batch=200, seed=0).batch(0)
     smallest = {round(crop.min().item() * 255) for crop in lr}
     assert smallest == {0, 1, 2, 3, 4}
@@ -133,3 +134,12 @@ def test_photographs_taken_for_a_smaller_patch_are_refused(folder: Path) -> None
         CropSampler(photos_of(folder), patch=9, batch=1, seed=0)
     with pytest.raises(ValueError, match="min_side 16 is below 9 \\* 2"):
         held_out(photos_of(folder), 1, patch=9)
+
+
+def test_crops_hold_all_frames(folder: Path) -> None:
+    photos = Photos.from_folder(folder, Frames(Bicubic(1), 3), cache_mib=8, min_side=16)
+    sampled = CropSampler(photos, patch=16, batch=5, seed=0).batch(0)
+    for inputs, truth in (sampled, held_out(photos, 5, patch=16)):
+        assert (inputs.shape, truth.shape) == ((5, 9, 16, 16), (5, 3, 16, 16))
+        assert torch.equal(inputs[:, 3:6], truth)
+        assert not torch.equal(inputs[:, :3], truth)

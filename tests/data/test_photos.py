@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from sls_deploy.data.bicubic import downscale
-from sls_deploy.data.images import read_image, write_image
+from sls_deploy.data.degradation import Bicubic, Frames, Pairs
+from sls_deploy.data.images import list_images, read_image, write_image
 from sls_deploy.data.photos import Photos
 from sls_deploy.errors import SlsError
 
@@ -18,7 +19,7 @@ def cut_short(path: Path) -> None:
 
 
 def photos_of(folder: Path, cache_mib: int = 8, min_side: int = 32) -> Photos:
-    return Photos.from_folder(folder, scale=4, cache_mib=cache_mib, min_side=min_side)
+    return Photos.from_folder(folder, Bicubic(4), cache_mib, min_side)
 
 
 def test_a_pair_is_the_photograph_and_its_bicubic_reduction(folder: Path) -> None:
@@ -143,3 +144,54 @@ def test_a_single_good_photograph_stands_in_both_parts(folder: Path) -> None:
     training, held_out = photos.split(0.25)
     assert training is held_out is photos
     assert photos.pair(0) is photos.pair(7)
+
+
+def paired(folder: Path) -> Pairs:
+    """The folder as pairs: each photograph in sharp/, and upside down in blur/."""
+    (folder / "sharp").mkdir()
+    for path in list_images(folder):
+        write_image(folder / "blur" / path.name, read_image(path)[::-1])
+        path.rename(folder / "sharp" / path.name)
+    return Pairs(folder, list_images(folder), scale=1)
+
+
+def test_inputs_can_be_read_from_files(folder: Path) -> None:
+    pairs = paired(folder)
+    photos = Photos(pairs.paths, pairs, cache_mib=8, min_side=32)
+    assert (len(photos), photos.scale, photos.skipped) == (8, 1, [])
+    np.testing.assert_array_equal(photos.pair(3)[0], photos.pair(3)[1][::-1])
+    assert photos.files == list_images(folder)
+    assert photos.split(0.25)[1].files[0].parent.name == "blur"
+
+
+def test_files_without_their_partner_are_named(folder: Path) -> None:
+    paired(folder)
+    (folder / "sharp" / "2.png").unlink()
+    (folder / "blur" / "5.png").unlink()
+    pairs = Pairs(folder, list_images(folder), scale=1)
+    photos = Photos(pairs.paths, pairs, cache_mib=8, min_side=32)
+    assert len(photos) == 6
+    assert [(skipped.path.relative_to(folder).as_posix(), skipped.reason)
+            for skipped in photos.skipped] == [
+        ("blur/2.png", "has no sharp partner"),
+        ("sharp/5.png", "has no degraded partner"),
+    ]  # fmt: skip
+
+
+def test_an_input_that_does_not_fit_gives_way_to_the_next(folder: Path) -> None:
+    pairs = paired(folder)
+    write_image(folder / "blur" / "1.png", np.zeros((50, 50, 3), np.uint8))
+    cut_short(folder / "blur" / "4.png")
+    photos = Photos(pairs.paths, pairs, cache_mib=8, min_side=32)
+    assert photos.pair(1) is photos.pair(2)
+    assert photos.pair(4) is photos.pair(5)
+    assert [skipped.path.name for skipped in photos.skipped] == ["1.png", "4.png"]
+    assert "is 50x50, its truth" in photos.skipped[0].reason
+
+
+def test_the_cache_counts_all_frames(tmp_path: Path) -> None:
+    for number in range(5):
+        write_image(tmp_path / f"{number}.png", np.full((400, 500, 3), number, np.uint8))
+    photos = Photos.from_folder(tmp_path, Frames(Bicubic(1), 5), cache_mib=8, min_side=16)
+    size = sum(picture.nbytes for picture in photos.pair(0))
+    assert photos.cached == 8 * 2**20 // size
