@@ -6,8 +6,8 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from sls_deploy.errors import SlsError
 
 StateDict = Mapping[str, torch.Tensor]
 """Weights by parameter name, as `Module.state_dict` gives them."""
+Layout = Literal["stacked", "sequence", "separate"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,22 @@ class Description:
     widths: dict[str, list[int]] = field(default_factory=dict)
     """Modules smaller than the architecture makes them: name to [outputs, inputs] of a convolution,
     or [channels] of a batch normalisation or PReLU."""
+    least_side: int = 1
+    """Smallest height and width of an input, in pixels."""
+    multiple: int = 1
+    """Number of pixels that height and width of an input must be multiples of."""
+    frames: int = 1
+    """Pictures that the network takes at once; it restores the middle one."""
+    layout: Layout = "stacked"
+    """How the raw network takes several frames: 'stacked' along the channels, 'sequence' as
+    NTCHW, or 'separate' arguments."""
+    output: int | str | None = None
+    """Which of the raw network's outputs is the picture: place or key; None where it has one."""
 
     def to_json(self) -> str:
-        """One line of JSON; widths stand in it only where there are some."""
-        content = asdict(self)
-        if not self.widths:
-            del content["widths"]
+        """One line of JSON; what has a default stands in it only where it differs."""
+        defaults = {item.name: item.default for item in fields(self)} | {"widths": {}}
+        content = {key: value for key, value in asdict(self).items() if value != defaults[key]}
         return json.dumps(content, sort_keys=True)
 
 
@@ -57,8 +68,10 @@ class Architecture:
     there is), or returns None where the state dict is another network's."""
     droppable: re.Pattern[str] | None = None
     """Keys that a checkpoint may hold beyond those of the network built, such as other scales."""
-    least_side: int = 1
-    """Smallest height and width of an input, in pixels."""
+    light: bool = True
+    """Whether it can be built on PyTorch's meta device: it computes nothing while it is built."""
+    convert: Callable[[StateDict, Description], StateDict] | None = None
+    """Brings a checkpoint's weights under the keys of the network built, where those differ."""
 
 
 def tensor_shape(state: StateDict, key: str, rank: int = 4) -> tuple[int, ...]:

@@ -2,49 +2,54 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from sls_deploy.config import ModelConfig
 from sls_deploy.errors import SlsError
-from sls_deploy.models.architecture import Description, StateDict
+from sls_deploy.models import own
+from sls_deploy.models.architecture import Architecture, Description, StateDict
+from sls_deploy.models.fold import fold, is_reparametrised
 from sls_deploy.models.narrow import narrow
 from sls_deploy.models.registry import REGISTRY
+from sls_deploy.models.restoration import COLOURS, RestorationModel
 from sls_deploy.models.weights_file import read_weights, write_weights
+from sls_deploy.sizes import padded_side
+
+__all__ = [
+    "RestorationModel",
+    "build_model",
+    "fresh_model",
+    "load_like",
+    "load_model",
+    "save_weights",
+]
 
 _LISTED = 3
+_SIDE = 32
+"""Least side of the picture that a narrowed network is run on, in pixels."""
 
 
-class RestorationModel(nn.Module):
-    """Restores pictures on 0..1, whatever range the raw network works on.
+def build_model(
+    description: Description, architecture: Architecture | None = None
+) -> RestorationModel:
+    """Make a network with fresh weights.
 
     Args:
-        network: the raw network.
         description: what it is.
-    """
-
-    def __init__(self, network: nn.Module, description: Description) -> None:
-        super().__init__()
-        self.network = network
-        self.description = description
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """NCHW RGB on 0..1 to the same with sides times the scale; the output is not clamped."""
-        white = self.description.input_range
-        if white == 1:
-            return self.network(x)  # type: ignore[no-any-return]
-        return self.network(x * white) / white  # type: ignore[no-any-return]
-
-
-def build_model(description: Description) -> RestorationModel:
-    """Make a network with fresh weights.
+        architecture: how it is built; that of the registry if left out.
 
     Raises:
         SlsError: no such network, options that it does not have, or widths that it cannot have.
     """
-    architecture = REGISTRY.get(description.name)
+    architecture = architecture or REGISTRY.get(description.name)
     try:
         network = architecture.build(**description.options)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -53,35 +58,98 @@ def build_model(description: Description) -> RestorationModel:
     return RestorationModel(network, description)
 
 
-def load_model(weights: Path, name: str = "auto", scale: int | None = None) -> RestorationModel:
+def load_model(weights: Path, wanted: ModelConfig | None = None) -> RestorationModel:
     """Load a network, in float32 on the CPU and in evaluation mode.
 
+    Code of the user's own is run only where `wanted` names it; nothing in the file ever is.
+    Weight normalisation is folded into plain weights.
+
     Args:
-        weights: a .safetensors, .pth, .pt or .ckpt file; nothing in it is run.
-        name: the network it must be, or 'auto'.
-        scale: the scale wanted where the weights hold several; None for the largest.
+        weights: a .safetensors, .pth, .pt or .ckpt file.
+        wanted: the network that it must be, the scale wanted where the weights hold several, and
+            what is to be known of a network of the user's own.
 
     Raises:
         SlsError: the file cannot be read as weights; they are of no known network, of another than
-            `name`, or of another scale; they do not fit the network, or hold NaN or infinity.
+            is wanted, or of another scale; they do not fit the network, or hold NaN or infinity.
     """
-    if name != "auto":
-        REGISTRY.get(name)
+    wanted = wanted or ModelConfig()
+    architecture = find_architecture(wanted)
     state, description = read_weights(weights)
+    recognised = description is None
     try:
         if description is None:
-            description = REGISTRY.recognise(state, scale)
-        _check_wanted(description, name, scale)
+            recognise = architecture.recognise if own.is_own(wanted.name) else REGISTRY.recognise
+            description = recognise(state, wanted.scale)
+        assert description is not None  # noqa: S101 - both raise where they do not know
+        _check_wanted(description, wanted)
+        if not own.is_own(wanted.name):
+            architecture = REGISTRY.get(description.name)
+        if recognised and architecture.convert:
+            state = dict(architecture.convert(state, description))
         # Without memory behind it the network is made at once, and its initial weights never are.
-        with torch.device("meta"):
-            model = build_model(description)
-            _check_widths(model.eval())
-        fitting = fit_state(state, model)
+        with torch.device("meta") if architecture.light else nullcontext():
+            model = build_model(description, architecture).eval()
+            if is_reparametrised(model.network) and not _is_raw(state, model.network):
+                fold(model.network)
+            _check_widths(model)
+        fitting = fit_state(_unwrapped(state, model.network), model, architecture.droppable)
+    except SlsError as error:
+        raise SlsError(error.what, error.where or str(weights), error.fix) from None
+    _place(model.network, fitting)
+    return model.eval()
+
+
+def fresh_model(wanted: ModelConfig) -> RestorationModel:
+    """Make a network with fresh weights; what its options leave open is recognised from them.
+
+    Raises:
+        SlsError: no such network, or options that it does not have.
+    """
+    architecture = find_architecture(wanted)
+    options = dict(wanted.options)
+    if own.is_own(wanted.name):
+        found = architecture.recognise({}, None)
+        assert found is not None  # noqa: S101 - it raises where it does not know
+    else:
+        asked = Description(wanted.name, options, scale=1, input_range=1.0)
+        found = REGISTRY.recognise(build_model(asked).network.state_dict())
+        options = {**found.options, **options}
+        input_range = float(options.get("input_range", found.input_range))
+        found = replace(found, options=options, input_range=input_range)
+    model = build_model(found, architecture)
+    fold(model.network)
+    return model
+
+
+def load_like(weights: Path, model: RestorationModel) -> RestorationModel:
+    """Load a pruned form of a network that is there: the same modules, some of them narrower.
+
+    Raises:
+        SlsError: the file cannot be read, or holds another network.
+    """
+    state, description = read_weights(weights)
+    if description is None or description.name != model.description.name:
+        raise SlsError(f"does not hold {model.description.name}", str(weights))
+    smaller = copy.deepcopy(model)
+    smaller.description = description
+    try:
+        narrow(smaller.network, description.widths)
+        _place(smaller.network, fit_state(state, smaller))
     except SlsError as error:
         raise SlsError(error.what, str(weights), error.fix) from None
-    own = {key: tensor.float().contiguous() for key, tensor in fitting.items()}
-    model.network.load_state_dict(own, assign=True)
-    return model.eval()
+    return smaller.eval()
+
+
+def find_architecture(wanted: ModelConfig) -> Architecture:
+    """How the network that is wanted is built; of the registry's any where that is 'auto'.
+
+    Raises:
+        SlsError: no network has that name, or the user's own cannot be loaded.
+    """
+    if own.is_own(wanted.name):
+        return own.load_architecture(wanted)
+    return REGISTRY.get(REGISTRY.names()[0] if wanted.name == "auto" else wanted.name)
 
 
 def save_weights(path: Path, model: RestorationModel, state: StateDict | None = None) -> Path:
@@ -99,14 +167,19 @@ def save_weights(path: Path, model: RestorationModel, state: StateDict | None = 
     return write_weights(path, chosen, model.description)
 
 
-def fit_state(state: StateDict, model: RestorationModel) -> dict[str, torch.Tensor]:
-    """The tensors of `state` that the raw network takes; those of other scales are left out.
+def fit_state(
+    state: StateDict, model: RestorationModel, droppable: re.Pattern[str] | None = None
+) -> dict[str, Tensor]:
+    """The tensors of `state` that the raw network takes.
+
+    Args:
+        state: weights by parameter name.
+        model: the model whose raw network is to take them.
+        droppable: keys that are left out, such as those of other scales.
 
     Raises:
         SlsError: keys are missing, unexpected or of another shape; names the first few.
     """
-    name = model.description.name
-    droppable = REGISTRY.get(name).droppable
     wanted = model.network.state_dict()
     missing = [key for key in wanted if key not in state]
     unexpected = [
@@ -124,11 +197,44 @@ def fit_state(state: StateDict, model: RestorationModel) -> dict[str, torch.Tens
     ]
     if any(problems):
         what = "; ".join(filter(None, problems))
-        raise SlsError(f"does not fit {name}: {what}", fix="Give the weights of that network.")
+        fix = "Give the weights of that network."
+        raise SlsError(f"does not fit {model.description.name}: {what}", fix=fix)
     return {key: state[key] for key in wanted}
 
 
-def _check_wanted(description: Description, name: str, scale: int | None) -> None:
+def _place(network: nn.Module, state: StateDict) -> None:
+    """Put weights into a network, and fold those that others are computed from."""
+    plain = {
+        key: (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
+        for key, tensor in state.items()
+    }
+    network.load_state_dict(plain, assign=True)
+    fold(network)
+
+
+def _unwrapped(state: StateDict, network: nn.Module) -> StateDict:
+    """The state without what wrappers put before every key, such as Lightning's 'model.'."""
+    known, inner = network.state_dict().keys(), state
+    while not inner.keys() & known:
+        heads = {key.partition(".")[0] for key in inner}
+        if len(heads) != 1 or heads & inner.keys():
+            return state
+        inner = {key.partition(".")[2]: tensor for key, tensor in inner.items()}
+    return inner
+
+
+def _is_raw(state: StateDict, network: nn.Module) -> bool:
+    """Whether weights are of a network as it was made, not as `fold` leaves it."""
+    return network.state_dict().keys() <= _unwrapped(state, network).keys()
+
+
+def _check_wanted(description: Description, wanted: ModelConfig) -> None:
+    name, scale = wanted.name, wanted.scale
+    if own.is_own(name):
+        name = own.short_name(name)
+    if own.is_own(description.name) and name != description.name:
+        fix = f"Name it: --model path/to/{description.name}."
+        raise SlsError(f"is of a network of your own, {description.name}", fix=fix)
     if name not in ("auto", description.name):
         fix = f"Ask for {description.name}, or give the weights of {name}."
         raise SlsError(f"holds {description.name}, not {name}", fix=fix)
@@ -138,20 +244,24 @@ def _check_wanted(description: Description, name: str, scale: int | None) -> Non
 
 
 def _check_widths(model: RestorationModel) -> None:
-    """Run a narrowed network, which has no memory behind it, to see that its modules fit."""
-    if not model.description.widths:
+    """Run a narrowed network on a small picture to see that its modules fit."""
+    about = model.description
+    if not about.widths:
         return
-    side, scale = REGISTRY.get(model.description.name).least_side, model.description.scale
+    side = padded_side(_SIDE, about.least_side, about.multiple)
+    parameter = next(model.parameters())
     try:
-        shape = model(torch.empty(1, 3, side, side)).shape
+        with torch.inference_mode():
+            small = torch.zeros(1, COLOURS * about.frames, side, side, device=parameter.device)
+            shape = model(small).shape
     except RuntimeError:
         shape = None
-    if shape != (1, 3, side * scale, side * scale):
+    if shape != (1, COLOURS, side * about.scale, side * about.scale):
         fix = "Write the file again with this version."
         raise SlsError("the widths of its modules do not fit each other", fix=fix)
 
 
-def _shape(tensor: torch.Tensor) -> str:
+def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a single number"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sls_deploy.errors import SlsError
-from sls_deploy.models import carn, edsr, rfdn, rlfn
+from sls_deploy.models import carn, dmphn, edsr, rfdn, rlfn, spandrel_nets, srn, unet
 from sls_deploy.models.architecture import Architecture, Description, StateDict
 
 __all__ = ["REGISTRY", "Architecture", "Description", "Registry", "StateDict"]
@@ -60,6 +60,8 @@ class Registry:
                 return description
         first = ", ".join(list(state)[:3])
         fix = f"Known are {', '.join(self.names())}."
+        if not spandrel_nets.is_installed():
+            fix += f" Many more are after {spandrel_nets.INSTALL}."
         raise SlsError(f"is of no known network (keys such as {first})", fix=fix)
 
 
@@ -71,5 +73,9 @@ for _architecture in (
     carn.ARCHITECTURE,
     rfdn.ARCHITECTURE,
     rlfn.ARCHITECTURE,
+    dmphn.ARCHITECTURE,
+    srn.ARCHITECTURE,
+    unet.ARCHITECTURE,
+    spandrel_nets.ARCHITECTURE,  # the last: it takes all that it knows
 ):
     REGISTRY.add(_architecture)

@@ -118,7 +118,7 @@ def recognise(state: StateDict, scale: int | None) -> Description | None:
         "blocks": blocks,
         "scale": choose_scale([found], scale),
     }
-    return Description("rfdn", options, found, 255.0)
+    return Description("rfdn", options, found, 255.0, least_side=LEAST_SIDE)
 
 
 ARCHITECTURE = Architecture(
@@ -126,5 +126,4 @@ ARCHITECTURE = Architecture(
     paper="RFDN, Liu et al., ECCVW 2020",
     build=RFDN,
     recognise=recognise,
-    least_side=LEAST_SIDE,
 )

@@ -100,7 +100,7 @@ def recognise(state: StateDict, scale: int | None) -> Description | None:
         "blocks": blocks,
         "scale": choose_scale([found], scale),
     }
-    return Description("rlfn", options, found, 255.0)
+    return Description("rlfn", options, found, 255.0, least_side=LEAST_SIDE)
 
 
 ARCHITECTURE = Architecture(
@@ -108,5 +108,4 @@ ARCHITECTURE = Architecture(
     paper="RLFN and RLFN-S, Kong et al., CVPRW 2022",
     build=RLFN,
     recognise=recognise,
-    least_side=LEAST_SIDE,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -18,19 +18,25 @@ from sls_deploy.files import atomic
 from sls_deploy.models.architecture import Description, StateDict
 
 _KEY = "description"
-_NESTS = ("params_ema", "params", "state_dict")
+_NESTS = (
+    "params_ema", "params", "state_dict", "model_state_dict", "model", "network", "net",
+    "generator",
+)  # fmt: skip
+"""Where training codes put the state dict, in the order of preference."""
+_PREFIXES = ("module.", "_orig_mod.")
+"""What data-parallel training and `torch.compile` put before every key."""
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
 
 
 def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], Description | None]:
     """Read a state dict, on the CPU, and the description that stands beside it, if any.
 
-    A state dict inside 'params_ema', 'params' or 'state_dict' is taken out, and the prefix
-    'module.' of data-parallel training taken off.
+    A state dict inside 'params_ema', 'state_dict' and the like is taken out, and the prefixes of
+    data-parallel training and `torch.compile` are taken off.
 
     Raises:
         SlsError: no such file; a file that is damaged, holds more than weights, or no state dict;
-            a tensor that is not of real numbers, or holds NaN or infinity.
+            a tensor that is not of real or whole numbers, or holds NaN or infinity.
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"
@@ -45,10 +51,11 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], Description | Non
         content = _read_pickled(path)
     state = _state_dict(content, str(path))
     for key, tensor in state.items():
-        if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
+        strange = tensor.is_complex() or tensor.is_quantized or tensor.layout != torch.strided
+        if strange or tensor.is_meta:
             kind = "without values" if tensor.is_meta else f"of {tensor.layout} {tensor.dtype}"
-            raise SlsError(f"{key} is a tensor {kind}, not of plain real numbers", str(path))
-        if not bool(torch.isfinite(tensor).all()):
+            raise SlsError(f"{key} is a tensor {kind}, not of plain numbers", str(path))
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             fix = "Use a checkpoint from before the training diverged."
             raise SlsError(f"{key} holds NaN or infinity", str(path), fix)
     return state, description
@@ -60,7 +67,8 @@ def write_weights(path: Path, state: StateDict, description: Description) -> Pat
     Raises:
         SlsError: the disk is full or the folder cannot be written; `path` is left as it was.
     """
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+    # Copies: a module that has two names has its weights under both, which the format refuses.
+    tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
     content = save(tensors, {_KEY: description.to_json()})
     with atomic(path) as temporary:
         temporary.write_bytes(content)
@@ -94,31 +102,34 @@ def _read_pickled(path: Path) -> Any:
 
 
 def _state_dict(content: Any, where: str) -> dict[str, torch.Tensor]:
-    for nest in _NESTS:
-        if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):
-            content = content[nest]
+    while isinstance(content, Mapping) and (nests := _nests(content)):
+        content = content[nests[0]]
     named = isinstance(content, Mapping) and all(isinstance(key, str) for key in content)
     if not named or not content or not all(map(torch.is_tensor, content.values())):
         fix = "Save the state_dict() of the network alone and use that file."
         raise SlsError("is not a state dict", where, fix)
-    if all(key.startswith("module.") for key in content):
-        return {key.removeprefix("module."): tensor for key, tensor in content.items()}
-    return dict(content)
+    state = dict(content)
+    while found := [prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in state)]:
+        state = {key.removeprefix(found[0]): tensor for key, tensor in state.items()}
+    return state
+
+
+def _nests(content: Mapping[str, Any]) -> list[str]:
+    return [nest for nest in _NESTS if isinstance(content.get(nest), Mapping) and content[nest]]
 
 
 def _description(text: str, where: str) -> Description:
     try:
-        description = Description(**json.loads(text))
-    except (TypeError, ValueError):
-        description = None
-    if (
-        description is None
-        or not isinstance(description.name, str)
-        or not isinstance(description.options, dict)
-        or not isinstance(description.scale, int)
-        or description.input_range not in (1.0, 255.0)
-        or not isinstance(description.widths, dict)
-    ):
+        description = TypeAdapter(Description).validate_json(text, strict=True)
+        counts = (
+            description.scale,
+            description.least_side,
+            description.multiple,
+            description.frames,
+        )
+        if min(counts) < 1 or description.input_range not in (1.0, 255.0):
+            raise ValueError("a count or a range that no network has")
+        return description
+    except ValueError:  # also pydantic's
         fix = "Write the file again with this version."
-        raise SlsError("its description of the network is not understood", where, fix)
-    return description
+        raise SlsError("its description of the network is not understood", where, fix) from None

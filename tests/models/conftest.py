@@ -77,12 +77,29 @@ SMALL = {
         {"features": 10, "distilled": 5, "attention": 3, "blocks": 2, "scale": 4},
         4,
         255.0,
+        least_side=15,
     ),
     "rlfn_x2": Description(
         "rlfn",
         {"features": 8, "inner": 12, "attention": 4, "blocks": 2, "scale": 2},
         2,
         255.0,
+        least_side=15,
+    ),
+    "dmphn": Description("dmphn", {"features": 4, "levels": 4}, 1, 1.0, least_side=16, multiple=16),
+    "dmphn_1_2_4": Description(
+        "dmphn", {"features": 4, "levels": 3}, 1, 1.0, least_side=8, multiple=8
+    ),
+    "srn": Description(
+        "srn",
+        {"features": 4, "blocks": 2, "up_kernel": 4},
+        1,
+        1.0,
+        least_side=16,
+        multiple=16,
+    ),
+    "unet": Description(
+        "unet", {"features": 4, "halvings": 2, "middle": 1}, 1, 1.0, least_side=4, multiple=4
     ),
 }
 

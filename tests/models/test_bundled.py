@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sls_deploy.data.degradation import Bicubic
 from sls_deploy.data.truth import TruthFolder
 from sls_deploy.models.bundled import DEMO_WEIGHTS
 from sls_deploy.models.model import load_model
@@ -18,6 +19,6 @@ def test_file_is_below_a_megabyte_and_x2() -> None:
 
 def test_set5_is_at_least_36_3_db(shared_data: Path) -> None:
     runner = TorchRunner(load_model(DEMO_WEIGHTS))
-    truth = TruthFolder(shared_data / "bench" / "Set5", 2)
+    truth = TruthFolder(shared_data / "bench" / "Set5", Bicubic(2))
     figures = [row[0].psnr_y for row in measure(truth, [runner], runner, 2)]
     assert sum(figures) / len(figures) >= 36.3

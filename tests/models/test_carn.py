@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from sls_deploy.config import ModelConfig
 from sls_deploy.errors import SlsError
 from sls_deploy.models.carn import CARN
 from sls_deploy.models.model import load_model
@@ -28,7 +29,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_scale_asked_for_is_built_alone(several: Path, scale: int) -> None:
-    model = load_model(several, scale=scale)
+    model = load_model(several, ModelConfig(scale=scale))
     held = {key.split(".")[1] for key in model.network.state_dict() if key.startswith("upsample")}
     assert held == {f"up{scale}"}
     with torch.inference_mode():
@@ -41,7 +42,7 @@ def test_largest_scale_is_taken_unless_asked(several: Path) -> None:
 
 def test_scale_that_is_not_there_lists_those_there(several: Path) -> None:
     with pytest.raises(SlsError, match=r"x8 .*x2, x3, x4"):
-        load_model(several, scale=8)
+        load_model(several, ModelConfig(scale=8))
 
 
 def test_shared_block_runs_three_times() -> None:

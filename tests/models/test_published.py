@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from sls_deploy.config import ModelConfig
+from sls_deploy.data.degradation import Bicubic
 from sls_deploy.data.truth import TruthFolder
 from sls_deploy.models.model import load_model
 from sls_deploy.validate.metrics import psnr_y, to_uint8
@@ -26,9 +28,9 @@ MEASURED = [
 def test_psnr_is_within_0_005_db(
     benchmark: str, checkpoint: str, scale: int, measured: dict[str, float], shared_data: Path
 ) -> None:
-    model = load_model(shared_data / "ckpt" / f"{checkpoint}.pth", scale=scale)
+    model = load_model(shared_data / "ckpt" / f"{checkpoint}.pth", ModelConfig(scale=scale))
     figures = []
-    for pair in TruthFolder(shared_data / "bench" / benchmark, scale):
+    for pair in TruthFolder(shared_data / "bench" / benchmark, Bicubic(scale)):
         x = torch.from_numpy(pair.lr.copy()).permute(2, 0, 1)[None].float() / 255
         with torch.inference_mode():
             output = model(x)[0].permute(1, 2, 0).numpy()
