@@ -106,9 +106,8 @@ def filters_by_norm(task: Task) -> Outcome:
     """
     names = [layer.name for layer in task.layers]
     # Channels of several producers are a residual stream: no method here narrows those.
-    interiors = [
-        item for item in find_interiors(trace(task.dense), names) if len(item.producers) == 1
-    ]
+    graph = trace(task.dense, task.config.search.patch)
+    interiors = [item for item in find_interiors(graph, names) if len(item.producers) == 1]
     widths = even_widths(interiors, task.layers, task.pattern, task.prices, task.budget)
     kept = []
     for item, width in widths.items():

@@ -180,5 +180,5 @@ SIDES: dict[str, Callable[[Setting], Dense]] = {"dense": Dense, "ours": Ours, "o
 
 def _sparse(model: RestorationModel, setting: Setting) -> SparseNetwork:
     pattern = Pattern.parse(setting.pattern)
-    layers = find_layers(model.network, pattern, setting.patch)
+    layers = find_layers(model, pattern, (setting.patch, setting.patch))
     return SparseNetwork(model, [layer for layer in layers if layer.prunable], pattern)

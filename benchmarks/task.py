@@ -44,7 +44,7 @@ class Task:
         """The dense network."""
         weights = self.config.model.weights
         assert weights is not None  # noqa: S101 - every cell names its checkpoint
-        return load_model(weights, scale=self.config.model.scale)
+        return load_model(weights, self.config.model)
 
     @cached_property
     def pattern(self) -> Pattern:
@@ -54,7 +54,8 @@ class Task:
     @cached_property
     def layers(self) -> list[Layer]:
         """The prunable layers."""
-        layers = find_layers(self.dense.network, self.pattern, self.config.search.patch)
+        size = (self.config.search.patch, self.config.search.patch)
+        layers = find_layers(self.dense, self.pattern, size)
         return [layer for layer in layers if layer.prunable]
 
     @cached_property

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sls_deploy.files import write_json
-from sls_deploy.models.model import RestorationModel, load_model, save_weights
+from sls_deploy.models.model import RestorationModel, load_like, save_weights
 from sls_deploy.progress import Progress, Report
 from sls_deploy.run import budget_name
 from sls_deploy.search.budget import ROUNDING
@@ -60,7 +60,7 @@ def search_by_reconstruction(
             write_json(folder / _START / "start.json", {**start, IDENTITY: identity})
 
         processes.first(keep)
-    model = load_model(folder / _START / "weights.safetensors")
+    model = load_like(folder / _START / "weights.safetensors", work.model)
     recovered: Recovery | None = None
     if start["steps"]:
         recovered = _recover(work, model, start, budget)
@@ -149,8 +149,10 @@ def _recover(
     work: Reconstruction, model: RestorationModel, start: dict[str, Any], budget: float
 ) -> Recovery:
     masks = work.masks(model, start["units"])
-    kept = {name: start["units"][name.removesuffix(".weight")] for name in masks}
-    regrowth = Regrowth(work.pattern, kept) if work.config.regrow else None
+    pruned = [layer for layer in work.layers if layer.parameter in masks]
+    kept = {layer.parameter: start["units"][layer.name] for layer in pruned}
+    layouts = {layer.parameter: layer.layout for layer in pruned}
+    regrowth = Regrowth(work.pattern, kept, layouts) if work.config.regrow else None
     return work.recovery(model, masks, start["steps"], f"recover {budget_name(budget)}", regrowth)
 
 

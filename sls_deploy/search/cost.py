@@ -203,9 +203,8 @@ def unit_costs(model: CostModel, layers: list[Layer], pattern: Pattern) -> Tenso
 def dense_form(layer: Layer) -> Form:
     """The form of a layer with all channels and weights."""
     first, second = layer.shape[:2]
-    if layer.kind.startswith("ConvTranspose"):
-        return Form(first // layer.groups, second, QUAD, QUAD)
-    return Form(second, first // layer.groups, QUAD, QUAD)
+    outputs = second if layer.layout.transposed else first // layer.groups
+    return Form(layer.inputs, outputs, QUAD, QUAD)
 
 
 def kept_form(layer: Layer, pattern: Pattern, count: int) -> Form:
@@ -216,8 +215,12 @@ def kept_form(layer: Layer, pattern: Pattern, count: int) -> Form:
 
 def runs_sparse(layer: Layer, form: Form) -> bool:
     """Whether Ampere's sparse tensor cores can take a layer in this form."""
-    legal = 2 * form.kept <= form.of
-    return not why_not_eligible(form.inputs, layer.groups, legal=legal)
+    return not why_not_eligible(
+        form.inputs,
+        layer.groups,
+        legal=2 * form.kept <= form.of,
+        transposed=layer.layout.transposed,
+    )
 
 
 def layer_shape(layer: Layer, form: Form, picture: tuple[int, int]) -> LayerShape:

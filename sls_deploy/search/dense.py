@@ -7,13 +7,12 @@ from pathlib import Path
 
 import torch
 
-from sls_deploy.config import DataConfig, TrainConfig
+from sls_deploy.config import DataConfig, ModelConfig, TrainConfig
 from sls_deploy.data.crops import CropSampler, held_out
+from sls_deploy.data.feed import Feed
 from sls_deploy.errors import SlsError
 from sls_deploy.files import hash_file, hash_json
-from sls_deploy.models.architecture import Description
-from sls_deploy.models.model import RestorationModel, build_model, save_weights
-from sls_deploy.models.registry import REGISTRY
+from sls_deploy.models.model import fresh_model, save_weights
 from sls_deploy.progress import Progress, Report, silent
 from sls_deploy.search.checkpoint import (
     IDENTITY,
@@ -61,13 +60,14 @@ def train_dense(
     if out.exists():
         raise SlsError("is there already", str(out), "Name another file with --out.")
     torch.manual_seed(config.seed)
-    model = _fresh_model(config).train()
+    wanted = ModelConfig(name=config.name, options=config.options, frames=config.frames)
+    model = fresh_model(wanted).train()
     photos, measured = load_photos(data, model.description, config.patch)
     sampler = CropSampler(photos, config.patch, config.batch, config.seed)
     crops = held_out(measured, data.held_out, config.patch)
     optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     folder = out.with_name(f"{out.stem}.checkpoint")
-    files = {str(path): hash_file(path) for path in (*photos.paths, *measured.paths)}
+    files = {str(path): hash_file(path) for path in (*photos.files, *measured.files)}
     identity = hash_json([config.model_dump(mode="json"), data.model_dump(mode="json"), files])
     step, psnr = 0, 0.0
     if state := resume(folder, identity):
@@ -77,33 +77,28 @@ def train_dense(
         load_optimiser_state(optimiser, state.tensors)
         step = state.facts["step"]
     epoch = max(1, config.steps // _CHECKPOINTS)
-    while step < config.steps:
-        if step % epoch == 0:
-            psnr = held_out_psnr(model, crops)
-            tensors = {**model.state_dict(), **optimiser_state(optimiser)}
-            facts = {IDENTITY: identity, "step": step}
-            save_checkpoint(folder, step, Checkpoint(tensors, facts))
-        optimiser.param_groups[0]["lr"] = config.learning_rate * rate(step, config.steps)
-        degraded, truth = sampler.batch(step)
-        loss = torch.nn.functional.l1_loss(model(degraded), truth)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        step += 1
-        report(Progress("train", step, config.steps, {"loss": float(loss.detach()), "psnr": psnr}))
-    save_weights(out, model)
+    with Feed(sampler.batch, step, config.steps) as feed:
+        while step < config.steps:
+            if step % epoch == 0:
+                psnr = held_out_psnr(model.eval(), crops)
+                model.train()
+                tensors = {**model.state_dict(), **optimiser_state(optimiser)}
+                facts = {IDENTITY: identity, "step": step}
+                save_checkpoint(folder, step, Checkpoint(tensors, facts))
+            optimiser.param_groups[0]["lr"] = config.learning_rate * rate(step, config.steps)
+            degraded, truth = feed.batch(step)
+            loss = torch.nn.functional.l1_loss(model(degraded), truth)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            step += 1
+            report(
+                Progress("train", step, config.steps, {"loss": float(loss.detach()), "psnr": psnr})
+            )
+    save_weights(out, model.eval())
     for path in folder.glob("*.safetensors"):
         path.unlink()
     if folder.is_dir():
         folder.rmdir()
     parameters = sum(value.numel() for value in model.network.parameters())
     return TrainResult(out, parameters, held_out_psnr(model, crops))
-
-
-def _fresh_model(config: TrainConfig) -> RestorationModel:
-    """The network that was asked for; what the options leave open is recognised from weights."""
-    asked = Description(config.name, dict(config.options), scale=1, input_range=1.0)
-    found = REGISTRY.recognise(build_model(asked).network.state_dict())
-    options = {**found.options, **config.options}
-    input_range = float(options.get("input_range", found.input_range))
-    return build_model(Description(config.name, options, found.scale, input_range))

@@ -105,7 +105,7 @@ class Outcome:
         yield write_json(folder / HISTORY, {"layers": list(self.units), "epochs": self.history})
 
     def _row(self, layer: Layer, pattern: Pattern, model: CostModel) -> dict[str, Any]:
-        weight = self.state[f"{layer.name}.weight"]
+        weight = self.state.get(layer.parameter)
         kept, of = pattern.ratio(self.units.get(layer.name, pattern.units))
         reason = layer.reason
         if layer.prunable and kept == of:
@@ -122,8 +122,8 @@ class Outcome:
             "reason": reason,
             "kept": kept,
             "of": of,
-            "width": list(weight.shape[:2]),
-            "nonzero": round(float((weight != 0).double().mean()), 6),
+            "width": list((layer.shape if weight is None else weight.shape)[:2]),
+            "nonzero": 1.0 if weight is None else round(float((weight != 0).double().mean()), 6),
         }
 
     def share(self, layers: Sequence[Layer], pattern: Pattern, model: CostModel) -> float:
@@ -131,9 +131,10 @@ class Outcome:
         kept = dense = 0.0
         for layer in layers:
             whole = dense_form(layer)
-            shape = self.state[f"{layer.name}.weight"].shape
+            weight = self.state.get(layer.parameter)
             ratio = pattern.ratio(self.units.get(layer.name, pattern.units))
-            form = dense_form(replace(layer, shape=tuple(shape)))
+            shape = layer.shape if weight is None else tuple(weight.shape)
+            form = dense_form(replace(layer, shape=shape))
             kept += model.price(layer, replace(form, kept=ratio[0], of=ratio[1]))
             dense += model.price(layer, whole)
         return kept / dense

@@ -98,8 +98,9 @@ def refit(
     """
 
     def solve(layer: str, part: Part) -> Tensor:
-        keep = part.of_group(masks[f"{layer}.weight"]).flatten(1) > 0
-        problem = Problem.of(part.weight.flatten(2), part.hessian, part.target)
+        mask = graph.layout(layer).filters(masks[f"{layer}.weight"])
+        keep = part.of_group(mask).flatten(1) > 0
+        problem = Problem.of(part.weight, part.hessian, part.target)
         return _corrected(problem, keep, part.metric, calibration.memory // 2).view(
             part.weight.shape
         )
@@ -109,7 +110,7 @@ def refit(
         for name, mask in masks.items()
         if mask.shape == model.network.get_parameter(name).shape
     ]
-    pair = (trace(student), student)
+    pair = (trace(student, calibration.pictures.shape[-1]), student)
     return solve_layers((graph, model), pair, names, calibration, solve, metric=metric)
 
 
@@ -126,7 +127,7 @@ def prune_group(part: Part, pattern: Pattern, choice: Choice, layer: str, memory
     Returns:
         float64 of the shape of its weights.
     """
-    flat = part.weight.flatten(2)
+    flat = part.weight
     outputs = _indices(choice.channels(layer, "producers"), flat.shape[0])
     inputs = _indices(choice.channels(layer, "consumers"), flat.shape[1])
     columns = (inputs[:, None] * flat.shape[2] + torch.arange(flat.shape[2])).flatten()

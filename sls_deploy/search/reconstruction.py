@@ -74,6 +74,7 @@ class Reconstruction:
         held_out: degraded and true crops to measure PSNR on.
         config: settings of the search.
         processes: those that share the crops; a single one if left out.
+        graph: the network's operations on crops, if they were traced already.
     """
 
     def __init__(
@@ -86,8 +87,11 @@ class Reconstruction:
         held_out: tuple[Tensor, Tensor],
         config: SearchConfig,
         processes: Processes | None = None,
+        graph: Trace | None = None,
     ) -> None:
         self.processes = processes or Processes()
+        if graph is not None:
+            self.graph = graph
         self.model, self.layers, self.pattern, self.cost = model, layers, pattern, cost
         self.sampler, self.held_out, self.config = sampler, held_out, config
         self.notes: list[str] = []
@@ -96,7 +100,7 @@ class Reconstruction:
     @cached_property
     def graph(self) -> Trace:
         """The operations of the dense network."""
-        return trace(self.model)
+        return trace(self.model, self.config.patch)
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -225,7 +229,8 @@ class Reconstruction:
 
     def network(self) -> SparseNetwork:
         """A copy of the dense network whose ratios can be learnt."""
-        model = copy.deepcopy(self.model).train()
+        # Trained as it will run: statistics of normalisations stay, and dropout is off.
+        model = copy.deepcopy(self.model).eval()
         return SparseNetwork(model, self.layers, self.pattern, costs=self.costs)
 
     def search(self, budget: float, steps: int) -> SlsSearch:
@@ -242,9 +247,12 @@ class Reconstruction:
             model: the pruned network.
             units: units that each prunable layer keeps.
         """
-        pruned = [f"{name}.weight" for name, count in units.items() if count < self.pattern.units]
-        weights = {name: model.network.get_parameter(name).detach() for name in pruned}
-        return {name: (weight != 0).to(weight.dtype) for name, weight in weights.items()}
+        masks = {}
+        for layer in self.layers:
+            if units.get(layer.name, self.pattern.units) < self.pattern.units:
+                weight = model.network.get_parameter(layer.parameter).detach()
+                masks[layer.parameter] = (weight != 0).to(weight.dtype)
+        return masks
 
     def recovery(
         self,

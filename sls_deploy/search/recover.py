@@ -71,7 +71,7 @@ class Recovery:
     ) -> None:
         self.processes = processes or Processes()
         device = self.processes.device
-        self.model = model.train().to(device)
+        self.model = model.eval().to(device)  # as it will run, see `Reconstruction.network`
         self.teacher = teacher.eval()
         if device.type != "cpu":
             self.teacher = copy.deepcopy(teacher).to(device)

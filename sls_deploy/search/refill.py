@@ -19,46 +19,45 @@ from sls_deploy.search.outcome import Outcome, Refilled
 from sls_deploy.search.reconstruct import Choice
 from sls_deploy.search.reconstruction import Reconstruction
 from sls_deploy.search.sls import held_out_psnr
-from sls_deploy.sparsity.legality import why_not_eligible
 from sls_deploy.sparsity.pattern import Pattern
-from sls_deploy.sparsity.ranks import rank_units
+from sls_deploy.sparsity.ranks import rank_weights
 
 _SHARE = 0.1
 """Steps after refilling, as a share of those before."""
 
 
-def refillable(layers: Sequence[Layer], units: Mapping[str, int], pattern: Pattern) -> list[str]:
+def refillable(layers: Sequence[Layer], units: Mapping[str, int], pattern: Pattern) -> list[Layer]:
     """Layers that keep less than half and that sparse tensor cores can take."""
     return [
-        layer.name
+        layer
         for layer in layers
         if layer.name in units
         and 2 * units[layer.name] < pattern.group
         and not pattern.binary
-        and not why_not_eligible(layer.shape[1], layer.groups, legal=True)
+        and not layer.why_not_eligible
     ]
 
 
 def refill_masks(
-    model: RestorationModel, dense: RestorationModel, names: Sequence[str], pattern: Pattern
+    model: RestorationModel, dense: RestorationModel, layers: Sequence[Layer], pattern: Pattern
 ) -> dict[str, Tensor]:
     """Masks of M/2 that hold what is kept, and the largest dense weights beside it.
 
     Args:
         model: the pruned network.
         dense: the dense network.
-        names: layers to refill.
+        layers: those to refill.
         pattern: what the units are.
 
     Returns:
         0 or 1, by parameter name; 2:4-legal.
     """
     masks = {}
-    for name in names:
-        kept = model.network.get_parameter(f"{name}.weight").detach() != 0
-        weight = dense.network.get_parameter(f"{name}.weight").detach().abs()
-        order = rank_units(weight + kept * (1 + weight.max()), pattern)
-        masks[f"{name}.weight"] = (order < pattern.group // 2).to(weight.dtype)
+    for layer in layers:
+        kept = model.network.get_parameter(layer.parameter).detach() != 0
+        weight = dense.network.get_parameter(layer.parameter).detach().abs()
+        order = rank_weights(weight + kept * (1 + weight.max()), pattern, layer.layout)
+        masks[layer.parameter] = (order < pattern.group // 2).to(weight.dtype)
     return masks
 
 
@@ -74,33 +73,33 @@ def refill(outcome: Outcome, work: Reconstruction, report: Report) -> Outcome:
         work: the dense network, its crops and settings.
         report: receives the figures of every step.
     """
-    names = refillable(work.layers, outcome.units, work.pattern)
-    if not names:
+    layers = refillable(work.layers, outcome.units, work.pattern)
+    if not layers:
         return outcome
     make = _fine_tuned if outcome.steps else _reconstructed
-    refilled = make(outcome, work, names, report)
+    refilled = make(outcome, work, layers, report)
     return replace(outcome, refilled=refilled) if refilled.psnr > outcome.psnr else outcome
 
 
 def _fine_tuned(
-    outcome: Outcome, work: Reconstruction, names: Sequence[str], report: Report
+    outcome: Outcome, work: Reconstruction, layers: Sequence[Layer], report: Report
 ) -> Refilled:
     model = copy.deepcopy(outcome.model).cpu()
     model.network.load_state_dict(outcome.state)
-    masks = work.masks(model, outcome.units) | refill_masks(model, work.model, names, work.pattern)
+    masks = work.masks(model, outcome.units) | refill_masks(model, work.model, layers, work.pattern)
     if work.config.method != "sls":  # which needs no graph
         corrected = work.refitted(model, masks)
         model = max(model, corrected, key=lambda item: held_out_psnr(item, work.held_out))
     steps = max(1, round(_SHARE * outcome.steps))
     recovery = work.recovery(model, masks, steps, "refill")
     recovery.run(lambda _: None, report)
-    units = dict.fromkeys(names, work.pattern.group // 2)
+    units = {layer.name: work.pattern.group // 2 for layer in layers}
     return Refilled(model.network.state_dict(), units, recovery.best_psnr, steps)
 
 
 def _reconstructed(
-    outcome: Outcome, work: Reconstruction, names: Sequence[str], report: Report
+    outcome: Outcome, work: Reconstruction, layers: Sequence[Layer], report: Report
 ) -> Refilled:
-    units = dict.fromkeys(names, work.pattern.group // 2)
+    units = {layer.name: work.pattern.group // 2 for layer in layers}
     filled = work.reconstructed("refilled", Choice({**outcome.units, **units}), report)
     return Refilled(filled.model.network.state_dict(), units, filled.psnr, 0)

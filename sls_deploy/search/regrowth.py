@@ -8,13 +8,14 @@ Scratch", ICLR 2021.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from sls_deploy.sparsity.filters import Layout
 from sls_deploy.sparsity.pattern import Pattern
-from sls_deploy.sparsity.ranks import rank_units
+from sls_deploy.sparsity.ranks import rank_weights
 
 REGROWING = 0.6
 """Share of the steps in which masks are chosen anew."""
@@ -30,13 +31,17 @@ class Regrowth:
     """What the units are."""
     units: Mapping[str, int]
     """Units kept, by parameter name; a mask without an entry stays."""
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
+    """How weights lie that are not of plain convolutions, by parameter name."""
 
     def masks(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Masks of the weights as they are, 0 or 1, by parameter name."""
-        return {
-            name: (rank_units(weights[name].cpu(), self.pattern) < count).to(weights[name])
-            for name, count in self.units.items()
-        }
+        plain = Layout()
+        masks = {}
+        for name, count in self.units.items():
+            units = rank_weights(weights[name], self.pattern, self.layouts.get(name, plain))
+            masks[name] = (units < count).to(weights[name])
+        return masks
 
 
 def through_masks(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,8 +8,7 @@ hundred training steps on single crops do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +18,8 @@ from sls_deploy.models.model import RestorationModel
 from sls_deploy.search.interiors import Interior
 from sls_deploy.search.solve_layers import solvable
 from sls_deploy.search.sums import Calibration, dense_sums
-from sls_deploy.search.trace import Trace
+from sls_deploy.search.trace import KINDS, Trace, Walk, trace
+from sls_deploy.sizes import padded_side
 from sls_deploy.sparsity.least_squares import Problem
 from sls_deploy.sparsity.obs import remove_units
 from sls_deploy.sparsity.pattern import Pattern
@@ -79,9 +79,12 @@ def measure_sensitivity(
             report(number)
             weight = model.network.get_parameter(f"{name}.weight").detach()
             with solvable(name):
-                levels = _levels(weight, hessian, pattern, calibration.memory // 2)
+                layout = graph.layout(name)
+                filters = layout.filters(weight)
+                levels = _levels(filters, hessian, pattern, calibration.memory // 2)
             for units, pruned in levels:
-                changes[name, units] = {f"{name}.weight": (pruned - weight).float()}
+                changed = layout.weight((pruned - filters).float(), weight.shape)
+                changes[name, units] = {f"{name}.weight": changed}
             interior = consumed.get(name)
             if interior is None:
                 continue
@@ -106,11 +109,10 @@ def measure_sensitivity(
 def _levels(
     weight: Tensor, hessian: Tensor, pattern: Pattern, memory: int
 ) -> list[tuple[int, Tensor]]:
-    """A layer's corrected weights at every level that a search can end with."""
+    """A layer's corrected filters at every level that a search can end with."""
     steps = []
     for part, sums in zip(weight.chunk(len(hessian)), hessian, strict=True):
-        flat = part.flatten(2)
-        problem = Problem.of(flat, sums, flat.flatten(1).double() @ sums)
+        problem = Problem.of(part, sums, part.flatten(1).double() @ sums)
         removed = list(remove_units(problem, pattern, 1, memory))
         steps.append([step for step in removed if (step.units - 1) % pattern.stride == 0])
     return [
@@ -173,24 +175,28 @@ def _gradients(
     rank, world = calibration.share
     own = range(rank, passes, world)
     pictures = calibration.pictures
-    with torch.enable_grad(), _outputs(model, layers) as given:
+    side = _side(model, pictures.shape[-1])
+    graph = trace(model, side)
+    state = graph.state(model)
+    with torch.enable_grad():
         for at, number in enumerate(own):
             report(len(rows) + number)
-            given.clear()
             generator = torch.Generator().manual_seed(number)
-            restored = model(_part(pictures[at % len(pictures)], generator))
+            part = _part(pictures[at % len(pictures)], side, generator)
+            restored, given = _run(graph, state, part, layers)
             signs = torch.randint(0, 2, restored.shape, generator=generator) * 2 - 1
             scale = restored[0, 0].numel() * restored.shape[1]
             found = torch.autograd.grad(
                 (restored * signs).sum() / scale**0.5,
                 [*parameters, *(output for _, output in given)],
+                materialize_grads=True,
             )
             moved = torch.zeros(len(changes), dtype=torch.float64)
             for name, gradient in zip(names, found, strict=False):
                 moved[rows[name]] += (stacked[name] @ gradient.flatten()).double()
             total += moved.square()
             for (name, _), gradient in zip(given, found[len(names) :], strict=True):
-                felt = gradient[0].flatten(1).double()
+                felt = _by_filter(KINDS[graph.uses[name][0].target], gradient)
                 metric[name] = metric.get(name, 0) + felt @ felt.T
     for parameter, before in zip(parameters, learnt, strict=True):
         parameter.requires_grad_(before)
@@ -198,34 +204,36 @@ def _gradients(
     return losses.tolist(), {name: calibration.sum_over(sums) for name, sums in metric.items()}
 
 
-@contextmanager
-def _outputs(
-    model: RestorationModel, layers: Collection[str]
-) -> Iterator[list[tuple[str, Tensor]]]:
-    """What layers give while the model runs, by name, in the order of their uses."""
-    given: list[tuple[str, Tensor]] = []
-
-    def keep(name: str, output: Tensor) -> Tensor:
-        given.append((name, output))
-        return output.clone()  # an activation in place would change what was kept
-
-    hooks = [
-        model.network.get_submodule(name).register_forward_hook(
-            lambda _, __, output, name=name: keep(name, output)
-        )
-        for name in layers
-    ]
-    try:
-        yield given
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _run(
+    graph: Trace, state: Mapping[str, Tensor], picture: Tensor, layers: Collection[str]
+) -> tuple[Tensor, list[tuple[str, Tensor]]]:
+    """The restored picture, and what layers give on the way: [filters, ...], in order of use."""
+    layer_of = {node: name for name in layers for node in graph.uses[name]}
+    walk, given = Walk(graph, state, picture), []
+    for node in graph.nodes:
+        output = walk.step(node)
+        if name := layer_of.get(node):
+            given.append((name, output))
+            walk.values[node.name] = output.clone()  # one in place would change what was kept
+        walk.forget(node)
+    return walk.values[graph.output.name], given
 
 
-def _part(picture: Tensor, generator: torch.Generator) -> Tensor:
+def _by_filter(node_kind: str, gradient: Tensor) -> Tensor:
+    """A gradient at a layer's output as [filters, positions]."""
+    return gradient.movedim(-1 if node_kind == "Linear" else 1, 0).flatten(1).double()
+
+
+def _side(model: RestorationModel, largest: int) -> int:
+    """Side of the crops of the backward passes, in pixels: one that the network takes."""
+    about = model.description
+    return min(largest, padded_side(_SIDE, about.least_side, about.multiple))
+
+
+def _part(picture: Tensor, side: int, generator: torch.Generator) -> Tensor:
     """A random square of a picture, as a batch of one."""
     top, left = (
-        int(torch.randint(0, max(1, size - _SIDE + 1), (1,), generator=generator))
+        int(torch.randint(0, size - side + 1, (1,), generator=generator))
         for size in picture.shape[1:]
     )
-    return picture[None, :, top : top + _SIDE, left : left + _SIDE]
+    return picture[None, :, top : top + side, left : left + side]

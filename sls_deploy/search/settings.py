@@ -7,6 +7,7 @@ from typing import Any
 from sls_deploy.config import WITHOUT_EFFECT, Config, to_toml
 from sls_deploy.errors import SlsError
 from sls_deploy.files import write_text
+from sls_deploy.models.own import absolute, is_own
 from sls_deploy.models.registry import Description
 from sls_deploy.run import CONFIG, Run
 
@@ -14,7 +15,10 @@ from sls_deploy.run import CONFIG, Run
 def resolve(config: Config, description: Description) -> Config:
     """Settings with what was recognised filled in and paths that hold from any folder."""
     sections: dict[str, dict[str, Any]] = {
-        "model": {"name": description.name, "scale": description.scale},
+        "model": {
+            "name": absolute(own) if is_own(own := config.model.name) else description.name,
+            "scale": description.scale,
+        },
         "data": {},
         "search": {},
         "validate_": {},

@@ -16,7 +16,7 @@ from torch import Tensor
 from sls_deploy.errors import SlsError
 from sls_deploy.models.model import RestorationModel
 from sls_deploy.search.sums import Calibration, dense_sums
-from sls_deploy.search.trace import Trace, Walk
+from sls_deploy.search.trace import Trace, Walk, layout_of
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Part:
     number: int
     """Which of the layer's groups."""
     weight: Tensor
-    """As the pruned network has them: [filters, channels, *kernel]."""
+    """As the pruned network has them: [filters, channels, taps]."""
     hessian: Tensor
     """X'X, float64, [channels * taps, channels * taps]."""
     target: Tensor
@@ -60,7 +60,7 @@ def solve_layers(
         pruned: those to start from, the same operations in the same order; it is not changed.
         layers: those to solve; both networks have them in the same shape.
         calibration: pictures and memory.
-        solve: gives the weights of a layer's group, in its shape.
+        solve: gives the weights of a layer's group, in the shape of `Part.weight`.
         report: called with the name of each layer before it is solved.
         metric: by layer, what the output feels of its filters.
 
@@ -83,16 +83,17 @@ def solve_layers(
         if name := first.get(node):
             report(name)
             arguments = other.arguments(twin)
-            weight = arguments[1]
-            hessian, target = calibration.sums(name, arguments, output)
+            layout, weight = layout_of(node), arguments[1]
+            hessian, target = calibration.sums(name, twin, arguments, output)
             if name in later:
-                whole: Tensor = walk.arguments(node)[1]
-                rows = whole.double().view(len(hessian), -1, hessian.shape[-1])
+                whole = layout.filters(walk.arguments(node)[1])
+                rows = whole.double().reshape(len(hessian), -1, hessian.shape[-1])
                 hessian, target = hessian + later[name], target + rows @ later[name]
             felt = None if metric is None else metric[name]
             with solvable(name):
-                parts = [solve(name, part) for part in _parts(weight, hessian, target, felt)]
-            solved = torch.cat(parts).to(weight.dtype)
+                filters = layout.filters(weight)
+                parts = [solve(name, part) for part in _parts(filters, hessian, target, felt)]
+            solved = layout.weight(torch.cat(parts).to(weight.dtype), weight.shape)
             other.replace(twin.args[1], solved)
             results[f"{name}.weight"] = solved
         other.step(twin)

@@ -11,7 +11,7 @@ from sls_deploy.search.cost import MacsCost, unit_costs
 from sls_deploy.search.layers import Layer
 from sls_deploy.sparsity.masks import MAX_SCORE, keep_table, look_up, masked_weights
 from sls_deploy.sparsity.pattern import Pattern
-from sls_deploy.sparsity.ranks import rank_units
+from sls_deploy.sparsity.ranks import rank_weights
 
 
 class SparseNetwork(nn.Module):
@@ -65,7 +65,10 @@ class SparseNetwork(nn.Module):
 
     def rerank(self) -> None:
         """Rank the weights anew; done at the start of every epoch, also after the freeze."""
-        self._units = [rank_units(weight, self.pattern) for weight in self.weights]
+        self._units = [
+            rank_weights(weight, self.pattern, layer.layout)
+            for weight, layer in zip(self.weights, self.layers, strict=True)
+        ]
         self._masked: tuple[Tensor, list[Tensor]] | None = None
 
     def freeze(self, counts: Tensor) -> None:
@@ -123,7 +126,7 @@ class SparseNetwork(nn.Module):
             self._masked = table.detach().clone(), look_up(table, self._units)
         used = masked_weights(self.weights, table, self._units, self._masked[1])
         return {
-            f"network.{layer.name}.weight": weight
+            f"network.{layer.parameter}": weight
             for layer, weight in zip(self.layers, used, strict=True)
         }
 

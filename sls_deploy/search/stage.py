@@ -13,7 +13,8 @@ from sls_deploy.config import WITHOUT_EFFECT, Config
 from sls_deploy.data.crops import CropSampler, held_out
 from sls_deploy.errors import SlsError
 from sls_deploy.files import hash_file, hash_json
-from sls_deploy.models.model import load_model
+from sls_deploy.models.model import RestorationModel, load_model
+from sls_deploy.models.own import code_hash
 from sls_deploy.progress import Report, silent
 from sls_deploy.run import Run, budget_name
 from sls_deploy.search.auto import search_by_reconstruction
@@ -26,7 +27,7 @@ from sls_deploy.search.checkpoint import (
     save_checkpoint,
 )
 from sls_deploy.search.cost import cost_model, dense_form
-from sls_deploy.search.layers import Layer, find_layers
+from sls_deploy.search.layers import Choice, Layer, find_layers
 from sls_deploy.search.logs import TrainingLog
 from sls_deploy.search.outcome import RATIOS, Outcome
 from sls_deploy.search.photos import load_photos
@@ -38,6 +39,7 @@ from sls_deploy.search.schedule import ENDLESS, Plan, steps_within
 from sls_deploy.search.settings import claim, resolve
 from sls_deploy.search.sls import SlsSearch, held_out_psnr, load_network
 from sls_deploy.search.sparse import SparseNetwork
+from sls_deploy.search.trace import Trace, trace
 from sls_deploy.sparsity.pattern import Pattern
 from sls_deploy.sparsity.ratios import read_ratios
 
@@ -63,18 +65,21 @@ def search_budgets(
     """
     processes = processes or Processes.of(config.search)
     pattern = Pattern.parse(config.search.pattern)
-    model = load_model(_weights(config), config.model.name, config.model.scale)
+    model = load_model(_weights(config), config.model)
     photos, measured = load_photos(config.data, model.description, config.search.patch)
-    layers = find_layers(model.network, pattern, config.search.patch)
+    graph, config, notes = _traced(model, config)
+    choice = Choice(config.search.keep, config.search.prune)
+    layers = find_layers(model, pattern, graph or (config.search.patch,) * 2, choice)
     prunable = [layer for layer in layers if layer.prunable]
     prices = cost_model(config.search, config.build.opt_shape[2:])
-    for layer in layers:  # so that what was not measured is said before any work
+    for layer in prunable:  # so that what was not measured is said before any work
         prices.price(layer, dense_form(layer))
     sampler = CropSampler(photos, config.search.patch, config.search.batch, config.search.seed)
     crops = held_out(measured, config.data.held_out, config.search.patch)
     work = Reconstruction(
-        model, prunable, pattern, prices, sampler, crops, config.search, processes
+        model, prunable, pattern, prices, sampler, crops, config.search, processes, graph
     )
+    work.notes += notes
     if config.search.method == "sls":
         check_reachable(config.search.budgets[-1], work.costs, config.search.pattern)
     else:
@@ -89,7 +94,7 @@ def search_budgets(
             return claim(run, resolved).model_dump(mode="json", by_alias=True)
 
         resolved = Config.model_validate(processes.first(take_folder))
-        files = sorted({*photos.paths, *measured.paths})
+        files = list(dict.fromkeys([*photos.files, *measured.files]))
         stage = _Stage(Run(out), resolved, layers, files, work, processes)
         budgets = tuple(stage.search(budget, report) for budget in resolved.search.budgets)
     skipped = tuple(photos.skipped)
@@ -184,6 +189,7 @@ class _Stage:
             "version": __version__,
             "weights": hash_file(_weights(self.config)),
             "model": config.model.model_dump(mode="json", exclude={"weights"}),
+            "code": code_hash(config.model.name),
             "photos": self.files,
             "data": config.data.model_dump(mode="json", exclude={"photos"}),
             "search": search,
@@ -257,7 +263,23 @@ class _Stage:
             psnr=last["psnr"],
             steps=search.plan.steps,
             history=search.history,
+            notes=self.work.notes,
         )
+
+
+def _traced(model: RestorationModel, config: Config) -> tuple[Trace | None, Config, list[str]]:
+    """The network's operations; without them what needs none, and what that costs."""
+    try:
+        return trace(model, config.search.patch), config, []
+    except SlsError as error:
+        if config.search.method == "reconstruct":
+            raise
+        lost = (
+            f"{error.where} {error.what}: its layers are found by hooks on modules and searched by "
+            "--method sls; allocated ratios, reconstruction, narrowing and refits are left out"
+        )
+        search = config.search.model_copy(update={"method": "sls"})
+        return None, config.model_copy(update={"search": search}), [lost]
 
 
 def _weights(config: Config) -> Path:

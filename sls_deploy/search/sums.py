@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional
+from torch import Tensor, fx
 
 from sls_deploy.errors import SlsError
 from sls_deploy.models.model import RestorationModel
-from sls_deploy.search.trace import Trace, Walk
+from sls_deploy.search.columns import Columns
+from sls_deploy.search.trace import Trace, Walk, layout_of
 
 _POSITIONS = 60_000
 """Output positions that a layer's sums are taken over, spread over all crops."""
@@ -63,14 +63,14 @@ class Calibration:
         return replace(self, pictures=self.pictures[:fitting])
 
     def sums(
-        self, layer: str, arguments: tuple[Any, ...], output: Tensor | None = None
+        self, layer: str, node: fx.Node, arguments: tuple[Any, ...], output: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """X'X and X'Y of a layer over all processes; see `input_sums`.
 
         Raises:
             SlsError: its inputs or outputs are not finite.
         """
-        own = input_sums(arguments, output, _POSITIONS, self.share)
+        own = input_sums(node, arguments, output, _POSITIONS, self.share)
         # Summed before they are looked at: all processes must see the same.
         sums = self.sum_over(own[0]), self.sum_over(own[1])
         if not all(bool(part.isfinite().all()) for part in sums):
@@ -109,7 +109,7 @@ def dense_sums(
     walk = Walk(graph, graph.state(model), calibration.pictures)
     for node in graph.nodes if wanted else ():
         if name := layer_of.get(node):
-            hessian, _ = calibration.sums(name, walk.arguments(node))
+            hessian, _ = calibration.sums(name, node, walk.arguments(node))
             found[name] = found[name] + hessian if name in found else hessian
             if node is wanted[name][-1]:
                 yield name, found.pop(name)
@@ -118,15 +118,17 @@ def dense_sums(
 
 
 def input_sums(
+    node: fx.Node,
     arguments: tuple[Any, ...],
     output: Tensor | None,
     positions: int,
     share: tuple[int, int] = (0, 1),
 ) -> tuple[Tensor, Tensor]:
-    """X'X and X'Y of a convolution over sampled positions.
+    """X'X and X'Y of a layer over sampled positions.
 
     Args:
-        arguments: what it is called with: input, weight, bias, stride, padding, dilation, groups.
+        node: the convolution or linear layer.
+        arguments: what it is called with.
         output: Y that it should give, bias included; None where only X'X is wanted.
         positions: about how many positions to take, spread evenly, in all shares together.
         share: (k, n): the pictures are k, k + n, ... of all.
@@ -134,38 +136,19 @@ def input_sums(
     Returns:
         float64 of shapes [groups, K, K] and [groups, filters, K], K = channels * taps of a group.
     """
-    defaults: tuple[Any, ...] = (None, None, None, [1, 1], [0, 0], [1, 1], 1)
-    x, weight, bias, stride, padding, dilation, groups = (*arguments, *defaults[len(arguments) :])
-    kernel, size, per_group = weight.shape[2:], weight[0].numel(), len(weight) // groups
-    if isinstance(padding, str):
-        x, padding = _padded(x, padding, kernel, dilation), [0, 0]
-    hessian = torch.zeros(groups, size, size, dtype=torch.float64)
-    target = torch.zeros(groups, per_group, size, dtype=torch.float64)
-    if output is not None and bias is not None:
-        output = output - bias.view(1, -1, 1, 1)
-    sides = zip(x.shape[2:], kernel, stride, padding, dilation, strict=True)
-    spots = 1
-    for side, taps, step, pad, gap in sides:
-        spots *= (side + 2 * pad - gap * (taps - 1) - 1) // step + 1
-    every = max(1, len(x) * share[1] * spots // positions)
-    for at, picture in enumerate(x):
-        columns = functional.unfold(picture[None], kernel, dilation, padding, stride)
+    columns, layout = Columns.of(node, arguments), layout_of(node)
+    filters = layout.filters(arguments[1])
+    size, per_group = filters[0].numel(), len(filters) // layout.groups
+    hessian = torch.zeros(layout.groups, size, size, dtype=torch.float64)
+    target = torch.zeros(layout.groups, per_group, size, dtype=torch.float64)
+    bias = arguments[2] if len(arguments) > 2 else None
+    wanted = None if output is None else columns.outputs(output, bias)
+    every = max(1, columns.pictures * share[1] * columns.spots // positions)
+    for at in range(columns.pictures):
         # The offset differs from picture to picture: no fixed lattice of places.
-        offset = (share[0] + at * share[1]) * 7 % every
-        taken = columns.view(groups, size, spots)[:, :, offset::every]
+        first = (share[0] + at * share[1]) * 7 % every
+        taken = columns.inputs(at, every, first)
         hessian += (taken @ taken.transpose(1, 2)).double()
-        if output is not None:
-            wanted = output[at].reshape(groups, per_group, spots)
-            target += (wanted[:, :, offset::every] @ taken.transpose(1, 2)).double()
+        if wanted is not None:
+            target += (wanted[at, :, :, first::every] @ taken.transpose(1, 2)).double()
     return hessian, target
-
-
-def _padded(x: Tensor, padding: str, kernel: Sequence[int], dilation: Sequence[int]) -> Tensor:
-    """Pad as a convolution with padding 'same' or 'valid' does."""
-    if padding == "valid":
-        return x
-    (top, left), (down, right) = (
-        [(gap * (taps - 1) + more) // 2 for taps, gap in zip(kernel, dilation, strict=True)]
-        for more in (0, 1)
-    )
-    return functional.pad(x, (left, right, top, down))

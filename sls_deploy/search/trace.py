@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,22 +13,29 @@ from torch.export import Dim
 
 from sls_deploy.errors import SlsError
 from sls_deploy.models.model import RestorationModel
+from sls_deploy.models.restoration import COLOURS
+from sls_deploy.sparsity.filters import Layout
 
-_EXAMPLE = (2, 3, 48, 56)
-"""Only traced, never baked in: sizes differ and are not 1, which would be taken as constants."""
-_WEIGHTED = (
-    torch.ops.aten.conv1d.default,
-    torch.ops.aten.conv2d.default,
-    torch.ops.aten.conv2d.padding,
-    torch.ops.aten.conv_transpose2d.input,
-    torch.ops.aten.linear.default,
-)
-"""Operations whose second argument is a layer's weight."""
+_PICTURES = 2
+"""Pictures in the example: one would be taken as a constant."""
+_aten = torch.ops.aten
+KINDS: dict[Any, str] = {
+    _aten.conv1d.default: "Conv1d",
+    _aten.conv1d.padding: "Conv1d",
+    _aten.conv2d.default: "Conv2d",
+    _aten.conv2d.padding: "Conv2d",
+    _aten.conv_transpose1d.default: "ConvTranspose1d",
+    _aten.conv_transpose2d.input: "ConvTranspose2d",
+    _aten.linear.default: "Linear",
+}
+"""Operations whose second argument is a layer's weight, with the module that they are of."""
 _PREFIX = "network."
 
 
 class Trace:
     """The operations of a network in the order in which they run, as `torch.export` sees them.
+
+    They take pictures of one size, in any number.
 
     Args:
         program: the exported model.
@@ -37,15 +46,19 @@ class Trace:
         named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         constants = {**signature.inputs_to_lifted_tensor_constants}
         nodes = list(program.graph.nodes)
-        self.nodes: list[fx.Node] = [node for node in nodes if node.op == "call_function"]
         self.input: fx.Node = next(node for node in nodes if node.name in signature.user_inputs)
         self.output: fx.Node = nodes[-1].args[0][0]
+        needed = _needed(nodes, self.output)
+        self.nodes = [node for node in nodes if node.op == "call_function" and node in needed]
+        """Those that the restored picture depends on."""
         self._parameters = {key: name.removeprefix(_PREFIX) for key, name in named.items()}
         self._constants = {key: program.constants[name] for key, name in constants.items()}
+        self.weighted: list[fx.Node] = [node for node in self.nodes if node.target in KINDS]
+        """Convolutions and linear layers, in order."""
         self.uses: dict[str, list[fx.Node]] = {}
         """Where the weight of each layer is used, in order."""
-        for node in self.nodes:
-            name = self.parameter(node.args[1]) if node.target in _WEIGHTED else None
+        for node in self.weighted:
+            name = self.parameter(node.args[1])
             if name and name.endswith(".weight"):
                 self.uses.setdefault(name.removesuffix(".weight"), []).append(node)
 
@@ -58,23 +71,83 @@ class Trace:
         own = {**dict(model.network.named_parameters()), **dict(model.network.named_buffers())}
         return {key: own[name] for key, name in self._parameters.items()} | self._constants
 
+    def layout(self, layer: str) -> Layout:
+        """How the weight of a layer lies."""
+        return layout_of(self.uses[layer][0])
 
-def trace(model: RestorationModel) -> Trace:
-    """Trace a network for pictures of any number and size.
+
+def layout_of(node: fx.Node) -> Layout:
+    """How the weight of a convolution or linear layer lies."""
+    kind = KINDS[node.target]
+    groups = node.args[6] if kind != "Linear" and len(node.args) > 6 else 1
+    assert isinstance(groups, int)  # noqa: S101 - a constant of the graph
+    return Layout(groups, kind.startswith("ConvTranspose"))
+
+
+def positions_of(node: fx.Node) -> float:
+    """Places at which a layer's weights are used, for one picture."""
+    kind = KINDS[node.target]
+    of = node.args[0] if kind.startswith("ConvTranspose") else node
+    assert isinstance(of, fx.Node)  # noqa: S101 - what a layer works on is a value of the graph
+    sizes = [_size(item) for item in of.meta["val"].shape]
+    channels = sizes.pop(-1 if kind == "Linear" else -len(_kernel(node)) - 1)
+    return math.prod(sizes) / _PICTURES if channels else 0.0
+
+
+def trace(model: RestorationModel, side: int) -> Trace:
+    """Trace a network for any number of pictures of one size.
+
+    Args:
+        model: the network.
+        side: height and width of the pictures, in pixels.
 
     Raises:
-        SlsError: its operations depend on the values in the pictures.
+        SlsError: its operations depend on the values in the pictures or on their number.
     """
-    sizes = ({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},)
+    return trace_size(model, (side, side))
+
+
+def trace_size(model: RestorationModel, size: tuple[int, int]) -> Trace:
+    """The same for a height and a width, in pixels."""
+    example = (torch.zeros(_PICTURES, COLOURS * model.description.frames, *size),)
     try:
-        with torch.no_grad():
-            example = (torch.zeros(_EXAMPLE),)
-            program = torch.export.export(model.eval(), example, dynamic_shapes=sizes)
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they are of the network, which runs as it did
+            program = torch.export.export(
+                model.eval(), example, dynamic_shapes=({0: Dim.AUTO},), strict=False
+            )
+        graph = Trace(program)
+        nested = [node.name for node in program.graph.nodes if node.op == "get_attr"]
+        if nested:
+            raise ValueError(f"it has graphs inside its graph, such as {nested[0]}")
+        if isinstance(graph.input.meta["val"].shape[0], int):
+            raise ValueError("its operations are for one number of pictures only")
     except Exception as error:  # the tracer raises many kinds
         reason = str(error).strip().partition("\n")[0]
         fix = "Use --method sls, which needs no graph."
         raise SlsError(f"cannot be traced ({reason})", model.description.name, fix) from None
-    return Trace(program)
+    return graph
+
+
+def _needed(nodes: list[fx.Node], output: fx.Node) -> set[fx.Node]:
+    """What the output is computed from; whatever works in place counts, since others may see it."""
+    needed = {output}
+    for node in reversed(nodes):
+        schema = getattr(node.target, "_schema", None)
+        if node in needed or (schema is not None and schema.is_mutable):
+            needed |= {node, *node.all_input_nodes}
+    return needed
+
+
+def _kernel(node: fx.Node) -> tuple[int, ...]:
+    weight = node.args[1]
+    assert isinstance(weight, fx.Node)  # noqa: S101 - a weight is a value of the graph
+    return tuple(weight.meta["val"].shape[2:])
+
+
+def _size(dimension: int | torch.SymInt) -> int:
+    """A size in the example, of which the number of pictures is a symbol."""
+    return dimension if isinstance(dimension, int) else int(dimension.node.hint)
 
 
 class Walk:

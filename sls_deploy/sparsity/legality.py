@@ -27,8 +27,8 @@ def is_2_4(weight: NDArray[Any]) -> bool:
     return bool((quads.sum(axis=1) <= QUAD // 2).all())
 
 
-def why_not_eligible(channels: int, groups: int, *, legal: bool) -> str:
-    """Why Ampere's sparse tensor cores cannot take a convolution; empty if they can.
+def why_not_eligible(channels: int, groups: int, *, legal: bool, transposed: bool = False) -> str:
+    """Why Ampere's sparse tensor cores cannot take a layer; empty if they can.
 
     Being eligible never says that a sparse kernel will run: TensorRT times both and chooses.
 
@@ -36,8 +36,10 @@ def why_not_eligible(channels: int, groups: int, *, legal: bool) -> str:
         channels: input channels of one convolution group.
         groups: convolution groups; TensorRT considers no group convolution.
         legal: whether the weight satisfies 2:4.
+        transposed: whether it is a transposed convolution, for which there are no such kernels.
     """
     reasons = (
+        "it is a transposed convolution" if transposed else "",
         f"it has {groups} convolution groups" if groups > 1 else "",
         f"its {channels} input channels are not a multiple of {QUAD}" if channels % QUAD else "",
         "" if legal else "its weights are not 2:4",

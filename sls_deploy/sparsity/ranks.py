@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sls_deploy.sparsity.filters import Layout
 from sls_deploy.sparsity.legality import QUAD
 from sls_deploy.sparsity.pattern import Pattern
 
@@ -52,6 +53,11 @@ def rank_units(weight: Tensor, pattern: Pattern) -> Tensor:
     placed.sort(axis=1)
     units = placed.astype(np.uint8).reshape(levels.shape)[..., :channels]
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(units, -1, 1))).to(weight.device)
+
+
+def rank_weights(weight: Tensor, pattern: Pattern, layout: Layout) -> Tensor:
+    """`rank_units` of a weight of any layer: uint8 of its shape, on its device."""
+    return layout.weight(rank_units(layout.filters(weight.detach()), pattern), weight.shape)
 
 
 def _levels(magnitudes: NDArray[np.floating]) -> NDArray[np.signedinteger]:

@@ -14,7 +14,9 @@ from sls_deploy.calibration.latency import LatencyRow, LatencyTable, write_table
 from sls_deploy.calibration.roofline import GPUS
 from sls_deploy.config import SearchConfig
 from sls_deploy.errors import SlsError
+from sls_deploy.models.architecture import Description
 from sls_deploy.models.carn import CARN
+from sls_deploy.models.model import RestorationModel
 from sls_deploy.models.rlfn import RLFN
 from sls_deploy.search import cost
 from sls_deploy.search.cost import (
@@ -238,7 +240,9 @@ def test_an_unknown_gpu_is_refused_only_where_it_is_asked_for() -> None:
 def test_a_table_of_what_a_network_needs_prices_all_that_it_may_become(
     network: nn.Module, step: int
 ) -> None:
-    layers = find_layers(network, Pattern.parse("2:4"), 64)
+    layers = find_layers(
+        RestorationModel(network, Description("mine", {}, 1, 1.0)), Pattern.parse("2:4"), (64, 64)
+    )
     shapes = shapes_to_measure(layers, (180, 320))
     assert len(shapes) == len(set(shapes))
     rows = (LatencyRow(**vars(shape), dense_us=2.0, sparse_us=1.0) for shape in shapes)

@@ -108,9 +108,9 @@ def model_of(network: nn.Module) -> RestorationModel:
 def found(model: RestorationModel, *also: str) -> list[Interior]:
     """Interiors, with every convolution but the first and last prunable, or only those named."""
     if not also:
-        layers = find_layers(model.network, Pattern.parse("2:4"), 16)
+        layers = find_layers(model, Pattern.parse("2:4"), (16, 16))
         also = tuple(layer.name for layer in layers if layer.prunable)
-    return find_interiors(trace(model), also)
+    return find_interiors(trace(model, 32), also)
 
 
 def pairs(interiors: list[Interior]) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from sls_deploy.config import Config
 from sls_deploy.data.crops import CropSampler, held_out
+from sls_deploy.data.degradation import Bicubic
 from sls_deploy.data.photos import Photos
 from sls_deploy.errors import SlsError
 from sls_deploy.models.model import load_model
@@ -71,8 +72,8 @@ def test_a_search_logs_every_step_and_every_layer_at_every_epoch(
     config: Config, dense: Path, photos: Path, tmp_path: Path
 ) -> None:
     pattern, model = Pattern.parse("n:16"), load_model(dense)
-    layers = [item for item in find_layers(model.network, pattern, 12) if item.prunable]
-    pictures = Photos.from_folder(photos, scale=2, cache_mib=64, min_side=24)
+    layers = [item for item in find_layers(model, pattern, (12, 12)) if item.prunable]
+    pictures = Photos.from_folder(photos, Bicubic(2), cache_mib=64, min_side=24)
     sampler, crops = CropSampler(pictures, patch=12, batch=2, seed=0), held_out(pictures, 2, 12)
     network = SparseNetwork(model, layers, pattern)
     with TrainingLog(tmp_path) as log:

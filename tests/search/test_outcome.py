@@ -22,7 +22,7 @@ FIRST, SECOND = "body.0.body.0", "body.0.body.2"
 
 @pytest.fixture(scope="module")
 def layers(dense: Path) -> list[Layer]:
-    return find_layers(load_model(dense).network, PAIRS, 16)
+    return find_layers(load_model(dense), PAIRS, (16, 16))
 
 
 @pytest.fixture

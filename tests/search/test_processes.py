@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sls_deploy.config import SearchConfig
 from sls_deploy.data.crops import CropSampler, held_out
+from sls_deploy.data.degradation import Bicubic
 from sls_deploy.data.photos import Photos
 from sls_deploy.errors import SlsError
 from sls_deploy.models.bundled import DEMO_WEIGHTS
@@ -44,9 +45,9 @@ SETTINGS = {
 def new_search(photos: Path, processes: Processes, config: SearchConfig) -> SlsSearch:
     """A search of the demo network that begins at the second of three steps to go."""
     pattern, model = Pattern.parse(config.pattern), load_model(DEMO_WEIGHTS)
-    pictures = Photos.from_folder(photos, scale=2, cache_mib=64, min_side=2 * PATCH)
+    pictures = Photos.from_folder(photos, Bicubic(2), cache_mib=64, min_side=2 * PATCH)
     sampler = CropSampler(pictures, PATCH, config.batch, seed=0)
-    layers = [item for item in find_layers(model.network, pattern, PATCH) if item.prunable]
+    layers = [item for item in find_layers(model, pattern, (PATCH, PATCH)) if item.prunable]
     network = SparseNetwork(model.train(), layers, pattern)
     plan = Plan(steps=3, window=3, epoch=2)
     crops = held_out(pictures, 3, PATCH)
@@ -73,9 +74,9 @@ def pruned_and_recovered(
 ) -> dict[str, Tensor]:
     """Sums and weights of a reconstruction, then gradients and weights of its recovery."""
     pattern, model = Pattern.parse(config.pattern), load_model(DEMO_WEIGHTS)
-    pictures = Photos.from_folder(photos, scale=2, cache_mib=64, min_side=2 * PATCH)
+    pictures = Photos.from_folder(photos, Bicubic(2), cache_mib=64, min_side=2 * PATCH)
     sampler = CropSampler(pictures, PATCH, config.batch, seed=0)
-    layers = [item for item in find_layers(model.network, pattern, PATCH) if item.prunable]
+    layers = [item for item in find_layers(model, pattern, (PATCH, PATCH)) if item.prunable]
     crops = held_out(pictures, 3, PATCH)
     work = Reconstruction(model, layers, pattern, MacsCost(), sampler, crops, config, processes)
     choice = Choice({layer.name: 6 for layer in layers})

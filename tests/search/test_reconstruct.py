@@ -34,9 +34,9 @@ class Dense:
     """A network with all that its reconstruction needs."""
 
     def __init__(self, model: RestorationModel, crops: Tensor) -> None:
-        self.model, self.graph = model, trace(model)
+        self.model, self.graph = model, trace(model, crops.shape[-1])
         self.crops, self.unseen = crops[::2], crops[1::2]
-        layers = find_layers(model.network, N16, 32)
+        layers = find_layers(model, N16, (32, 32))
         self.names = [layer.name for layer in layers if layer.prunable]
 
     def pruned(

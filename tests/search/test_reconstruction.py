@@ -10,6 +10,7 @@ import torch
 
 from sls_deploy.config import SearchConfig
 from sls_deploy.data.crops import CropSampler, held_out
+from sls_deploy.data.degradation import Bicubic
 from sls_deploy.data.images import write_image
 from sls_deploy.data.photos import Photos
 from sls_deploy.errors import SlsError
@@ -34,8 +35,8 @@ def work_on(photos: Path, **search: Any) -> Reconstruction:
     settings = {"pattern": "2:4", "patch": 16, "batch": 2, "crops": 12, "narrow": 8}
     config = SearchConfig(**{**settings, **search})
     pattern, model = Pattern.parse(config.pattern), load_model(DEMO_WEIGHTS)
-    layers = find_layers(model.network, pattern, config.patch)
-    pictures = Photos.from_folder(photos, 2, 64, min_side=2 * config.patch)
+    layers = find_layers(model, pattern, (config.patch, config.patch))
+    pictures = Photos.from_folder(photos, Bicubic(2), 64, min_side=2 * config.patch)
     return Reconstruction(
         model,
         [layer for layer in layers if layer.prunable],

@@ -43,7 +43,7 @@ def calibration() -> Calibration:
 @pytest.fixture(scope="module")
 def demo() -> tuple[Trace, RestorationModel]:
     model = load_model(DEMO_WEIGHTS)
-    return trace(model), model
+    return trace(model, 32), model
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_network_is_left_as_it_was(calibration: Calibration) -> None:
     seen: list[int] = []
     names = ["b1.b1.body.0", "b1.c1.body.0"]
     found = measure_sensitivity(
-        trace(model), model, names, PAIRS, [], 8, calibration, 4, seen.append
+        trace(model, 24), model, names, PAIRS, [], 8, calibration, 4, seen.append
     )
     # Group convolutions and layers used three times have estimates as well.
     assert all(found.layers[name][1] > 0 for name in names)

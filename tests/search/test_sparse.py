@@ -17,7 +17,7 @@ PICTURES = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
 def network(weights: Path, text: str) -> SparseNetwork:
     model, pattern = load_model(weights), Pattern.parse(text)
-    layers = [layer for layer in find_layers(model.network, pattern, 12) if layer.prunable]
+    layers = [layer for layer in find_layers(model, pattern, (12, 12)) if layer.prunable]
     return SparseNetwork(model, layers, pattern)
 
 

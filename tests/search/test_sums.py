@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from sls_deploy.errors import SlsError
@@ -18,6 +19,7 @@ from sls_deploy.search.sums import Calibration, dense_sums, input_sums
 from sls_deploy.search.trace import Trace, trace
 
 ALL = 10**9
+aten = torch.ops.aten
 MIB = 2**20
 
 
@@ -39,6 +41,23 @@ def explicit(
             hessian[g] += np.outer(seen, seen)
             target[g] += np.outer(wanted, seen)
     return hessian, target
+
+
+def call(operation: Any, arguments: Sequence[Any]) -> fx.Node:
+    """A node that calls an operation with these arguments."""
+    graph = fx.Graph()
+    given = (graph.placeholder("value") if isinstance(item, Tensor) else item for item in arguments)
+    return graph.call_function(operation, tuple(given))
+
+
+def conv_sums(arguments: Sequence[Any], *rest: Any) -> tuple[Tensor, Tensor]:
+    """Sums of a two-dimensional convolution."""
+    named = len(arguments) > 4 and isinstance(arguments[4], str)
+    operation = aten.conv2d.padding if named else aten.conv2d.default
+    return input_sums(call(operation, arguments), tuple(arguments), *rest)
+
+
+CONV = call(aten.conv2d.default, ())
 
 
 def uniform(*shape: int, seed: int = 0) -> Tensor:
@@ -70,7 +89,7 @@ def test_sums_are_those_over_all_positions(
     plain = output if bias is None else output - bias.view(1, -1, 1, 1)
     sides = (padding[0], padding[0], padding[1], padding[1])
     expected = explicit(x, plain, weight, stride, sides, dilation, groups)
-    for found, wanted in zip(input_sums(arguments, output, ALL), expected, strict=True):
+    for found, wanted in zip(conv_sums(arguments, output, ALL), expected, strict=True):
         np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -85,22 +104,22 @@ def test_sums_of_dense_weights_give_their_outputs_with_named_padding(
 ) -> None:
     x, weight = uniform(1, 2, 8, 9), uniform(3, 2, *kernel)
     arguments = (x, weight, None, [1, 1], padding, list(dilation))
-    hessian, target = input_sums(arguments, functional.conv2d(*arguments), ALL)
+    hessian, target = conv_sums(arguments, functional.conv2d(*arguments), ALL)
     product = weight.double().view(1, 3, -1) @ hessian
     torch.testing.assert_close(product, target, rtol=1e-4, atol=1e-4)
 
 
 def test_arguments_left_out_are_those_of_a_plain_convolution() -> None:
     x, weight = uniform(1, 2, 5, 5), uniform(3, 2, 3, 3)
-    short = input_sums((x, weight), None, ALL)[0]
-    whole = input_sums((x, weight, None, [1, 1], [0, 0], [1, 1], 1), None, ALL)[0]
+    short = conv_sums((x, weight), None, ALL)[0]
+    whole = conv_sums((x, weight, None, [1, 1], [0, 0], [1, 1], 1), None, ALL)[0]
     assert torch.equal(short, whole)
 
 
 @given(crops=st.integers(1, 9), side=st.integers(1, 12), positions=st.integers(1, 300))
 def test_positions_taken_are_as_many_as_asked_for(crops: int, side: int, positions: int) -> None:
     ones = torch.ones(crops, 1, side, side)
-    hessian, _ = input_sums((ones, torch.ones(1, 1, 1, 1)), None, positions)
+    hessian, _ = conv_sums((ones, torch.ones(1, 1, 1, 1)), None, positions)
     there = crops * side * side
     # Every k-th position of each crop, k a whole number: up to twice as many.
     assert float(hessian) <= 2 * min(there, positions) + crops
@@ -110,8 +129,8 @@ def test_positions_taken_are_as_many_as_asked_for(crops: int, side: int, positio
 
 def test_sampled_sums_are_near_the_whole_ones() -> None:
     arguments = (uniform(8, 2, 40, 40), uniform(3, 2, 1, 1))
-    some = input_sums(arguments, None, 3200)[0] / 3200
-    whole = input_sums(arguments, None, ALL)[0] / 12800
+    some = conv_sums(arguments, None, 3200)[0] / 3200
+    whole = conv_sums(arguments, None, ALL)[0] / 12800
     torch.testing.assert_close(some, whole, rtol=0.05, atol=0)
 
 
@@ -134,7 +153,7 @@ class Shared(nn.Module):
 def shared() -> tuple[Trace, RestorationModel]:
     torch.manual_seed(0)
     model = RestorationModel(Shared(), Description("mine", {}, 1, 1.0)).eval()
-    return trace(model), model
+    return trace(model, 9), model
 
 
 def seen(model: RestorationModel, layer: str, pictures: Tensor) -> list[Tensor]:
@@ -144,7 +163,7 @@ def seen(model: RestorationModel, layer: str, pictures: Tensor) -> list[Tensor]:
     def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(module, nn.Conv2d)
         arguments = (inputs[0], module.weight, module.bias, module.stride, module.padding)
-        found.append(input_sums(arguments, None, ALL)[0])
+        found.append(conv_sums(arguments, None, ALL)[0])
 
     hook = model.network.get_submodule(layer).register_forward_pre_hook(record)
     with torch.no_grad():
@@ -187,8 +206,8 @@ def test_sums_are_added_over_processes() -> None:
         return 2 * part
 
     arguments, output = (uniform(1, 2, 5, 5), uniform(3, 2, 3, 3)), uniform(1, 3, 3, 3)
-    alone = Calibration(arguments[0], MIB).sums("a", arguments, output)
-    both = Calibration(arguments[0], MIB, of_both).sums("a", arguments, output)
+    alone = Calibration(arguments[0], MIB).sums("a", CONV, arguments, output)
+    both = Calibration(arguments[0], MIB, of_both).sums("a", CONV, arguments, output)
     assert all(torch.equal(2 * one, two) for one, two in zip(alone, both, strict=True))
 
 
@@ -198,7 +217,7 @@ def test_values_that_are_not_finite_name_the_layer(value: float, place: str) -> 
     x, output = uniform(1, 2, 5, 5), uniform(1, 3, 5, 5)
     (x if place == "input" else output)[0, 1, 2, 3] = value
     with pytest.raises(SlsError, match=r"^body\.0: activations are NaN or infinite"):
-        Calibration(x, MIB).sums("body.0", (x, uniform(3, 2, 1, 1)), output)
+        Calibration(x, MIB).sums("body.0", CONV, (x, uniform(3, 2, 1, 1)), output)
 
 
 def test_crops_are_as_many_as_the_memory_holds(shared: tuple[Trace, RestorationModel]) -> None:
