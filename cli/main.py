@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sls_deploy import __version__
-from sls_deploy.cli import build, demo, export, init, models, run, search, train, validate
+from sls_deploy.cli import build, demo, export, init, inspect, models, run, search, train, validate
 from sls_deploy.errors import GateError, SlsError
 
 app = typer.Typer(
@@ -26,6 +26,9 @@ app.command("build", short_help="Build TensorRT engines, with evidence.")(build.
 app.command("validate", short_help="Measure every stage on real pictures.")(validate.validate)
 app.command("demo", short_help="Do the whole job on bundled pictures.")(demo.demo)
 app.command("train", short_help="Train a dense network from photographs.")(train.train)
+app.command("inspect", short_help="List a network's layers, and what may be pruned.")(
+    inspect.inspect
+)
 app.command("models", short_help="List the networks that are known.")(models.models)
 
 

@@ -52,7 +52,16 @@ Budget = Annotated[
 Model = Annotated[str | None, setting(ModelConfig, "name", "--model")]
 Weights = Annotated[Path | None, setting(ModelConfig, "weights", "--weights")]
 Scale = Annotated[int | None, setting(ModelConfig, "scale", "--scale")]
+Frames = Annotated[int | None, setting(ModelConfig, "frames", "--frames")]
 Photos = Annotated[Path | None, setting(DataConfig, "photos", "--data")]
+Degradation = Annotated[str | None, setting(DataConfig, "degradation", "--degradation")]
+BlurLength = Annotated[float | None, setting(DataConfig, "blur_length", "--blur-length")]
+BlurVarying = Annotated[
+    bool | None, setting(DataConfig, "blur_varying", "--blur-varying/--no-blur-varying")
+]
+BlurShake = Annotated[float | None, setting(DataConfig, "blur_shake", "--blur-shake")]
+BlurBlend = Annotated[str | None, setting(DataConfig, "blur_blend", "--blur-blend")]
+BlurNoise = Annotated[float | None, setting(DataConfig, "blur_noise", "--blur-noise")]
 CacheMib = Annotated[int | None, setting(DataConfig, "cache_mib", "--cache-mib")]
 Method = Annotated[str | None, setting(SearchConfig, "method", "--method")]
 RecoverRate = Annotated[float | None, setting(SearchConfig, "recover_rate", "--recover-rate")]
@@ -72,6 +81,8 @@ Patch = Annotated[int | None, setting(SearchConfig, "patch", "--patch")]
 Rate = Annotated[float | None, setting(SearchConfig, "learning_rate", "--learning-rate")]
 Penalty = Annotated[float | None, setting(SearchConfig, "penalty", "--penalty")]
 Seed = Annotated[int | None, setting(SearchConfig, "seed", "--seed")]
+Keep = Annotated[list[str] | None, setting(SearchConfig, "keep", "--keep")]
+Prune = Annotated[list[str] | None, setting(SearchConfig, "prune", "--prune")]
 Cost = Annotated[str | None, setting(SearchConfig, "cost", "--cost")]
 Gpu = Annotated[str | None, setting(SearchConfig, "gpu", "--gpu")]
 LatencyTable = Annotated[Path | None, setting(SearchConfig, "latency_table", "--latency-table")]
@@ -92,6 +103,12 @@ Pictures = Annotated[Path | None, setting(ValidateConfig, "pictures", "--data")]
 """Where --data can only mean these; a command that also takes photographs has `Truth`."""
 Truth = Annotated[Path | None, setting(ValidateConfig, "pictures", "--pictures")]
 MaxLoss = Annotated[float | None, setting(ValidateConfig, "max_loss_db", "--max-loss-db")]
+
+
+def data_flags(given: dict[str, Any]) -> dict[str, Any]:
+    """The flags of photographs as settings."""
+    names = DataConfig.model_fields.keys() - {"photos", "held_out"}
+    return {"photos": given["data"], **{name: given[name] for name in names}}
 
 
 def load_settings(path: Path | None, flags: dict[str, dict[str, Any]]) -> Config:

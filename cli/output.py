@@ -37,12 +37,22 @@ def print_error(text: str) -> None:
     ERR.print(f"error: {text}", markup=False)
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: drawn on a terminal, aligned columns in a pipe; figures to the right."""
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    left: Sequence[int] = (),
+) -> None:
+    """Print a table: drawn on a terminal, aligned columns in a pipe.
+
+    The first column and those that `left` counts hold words, which start at the left; figures end
+    at the right.
+    """
+    words = {0, *left}
     if OUT.is_terminal:
         table = Table(title=title, title_justify="left")
         for index, column in enumerate(columns):
-            table.add_column(column, justify="right" if index else "left")
+            table.add_column(column, justify="left" if index in words else "right")
         for row in rows:
             table.add_row(*row)
         OUT.print(table)
@@ -50,9 +60,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     print_line(title)
     for row in (columns, *rows):
-        first, *rest = (cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(
-            zip(row, widths, strict=True)))  # fmt: skip
-        print_line("  ".join([first, *rest]).rstrip())
+        cells = (
+            cell.ljust(width) if index in words else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        print_line("  ".join(cells).rstrip())
 
 
 @contextmanager

@@ -19,6 +19,7 @@ def search(
     model: o.Model = None,
     weights: o.Weights = None,
     scale: o.Scale = None,
+    frames: o.Frames = None,
     data: o.Photos = None,
     method: o.Method = None,
     pattern: o.Pattern = None,
@@ -37,6 +38,8 @@ def search(
     memory: o.Memory = None,
     crops: o.Crops = None,
     narrow: o.Narrow = None,
+    keep: o.Keep = None,
+    prune: o.Prune = None,
     seed: o.Seed = None,
     cost: o.Cost = None,
     gpu: o.Gpu = None,
@@ -46,6 +49,12 @@ def search(
     training_precision: o.TrainingPrecision = None,
     accumulate: o.Accumulate = None,
     tensorboard: o.Tensorboard = None,
+    degradation: o.Degradation = None,
+    blur_length: o.BlurLength = None,
+    blur_varying: o.BlurVarying = None,
+    blur_shake: o.BlurShake = None,
+    blur_blend: o.BlurBlend = None,
+    blur_noise: o.BlurNoise = None,
     cache_mib: o.CacheMib = None,
     config: o.Settings = None,
     out: o.Out = None,
@@ -84,8 +93,13 @@ def search(
 def search_flags(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The flags of a search as settings."""
     return {
-        "model": {"name": given["model"], "weights": given["weights"], "scale": given["scale"]},
-        "data": {"photos": given["data"], "cache_mib": given["cache_mib"]},
+        "model": {
+            "name": given["model"],
+            "weights": given["weights"],
+            "scale": given["scale"],
+            "frames": given["frames"],
+        },
+        "data": o.data_flags(given),
         "search": {
             "budgets": o.budgets_of(given["budget"]),
             **{key: given[key] for key in SearchConfig.model_fields if key not in _NO_FLAGS},

@@ -19,6 +19,7 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="An argument of the network; repeatable."),
     ] = None,
+    frames: Annotated[int | None, o.setting(TrainConfig, "frames", "--frames")] = None,
     steps: Annotated[int | None, o.setting(TrainConfig, "steps", "--steps")] = None,
     batch: Annotated[int | None, o.setting(TrainConfig, "batch", "--batch")] = None,
     patch: Annotated[int | None, o.setting(TrainConfig, "patch", "--patch")] = None,
@@ -26,6 +27,12 @@ def train(
         float | None, o.setting(TrainConfig, "learning_rate", "--learning-rate")
     ] = None,
     seed: Annotated[int | None, o.setting(TrainConfig, "seed", "--seed")] = None,
+    degradation: o.Degradation = None,
+    blur_length: o.BlurLength = None,
+    blur_varying: o.BlurVarying = None,
+    blur_shake: o.BlurShake = None,
+    blur_blend: o.BlurBlend = None,
+    blur_noise: o.BlurNoise = None,
     cache_mib: o.CacheMib = None,
     json: o.Json = False,
 ) -> None:
@@ -34,16 +41,18 @@ def train(
     sls-deploy train --data photos/ --model edsr --set scale=2 --out edsr_x2.safetensors
     sls-deploy train --data photos/ --model edsr --set features=32 --set blocks=4 --out small.safetensors
 
-    Train a dense network of the registry from a folder of photographs, with the L1 loss. An
-    interrupted training goes on with the same command.
+    Train a dense network, of the registry or your own (path/to/file.py:factory), from a folder of
+    photographs, with the L1 loss. An interrupted training goes on with the same command.
     """  # noqa: E501
     from sls_deploy.cli.output import print_json, print_line, progress
     from sls_deploy.config import DataConfig, parse_section
     from sls_deploy.search.dense import train_dense
 
+    flags = locals()
     given = {
         "name": model,
         "options": _arguments(options or []),
+        "frames": frames,
         "steps": steps,
         "batch": batch,
         "patch": patch,
@@ -51,7 +60,7 @@ def train(
         "seed": seed,
     }
     config = parse_section(TrainConfig, given, "sls-deploy train")
-    photos = parse_section(DataConfig, {"photos": data, "cache_mib": cache_mib}, "sls-deploy train")
+    photos = parse_section(DataConfig, o.data_flags(flags), "sls-deploy train")
     with progress(quiet=json) as report:
         result = train_dense(config, photos, out, report)
     if json:

@@ -55,9 +55,9 @@ def print_validation(result: ValidateResult) -> None:
     rows = [
         [
             stage.name,
-            f"{stage.psnr_y:.3f}",
+            f"{getattr(stage, validation.metric):.3f}",
             f"{stage.ssim_y:.4f}",
-            f"{dense.psnr_y - stage.psnr_y:+.3f}",
+            f"{getattr(dense, validation.metric) - getattr(stage, validation.metric):+.3f}",
             "-"
             if stage is dense
             else "equal"
@@ -72,7 +72,8 @@ def print_validation(result: ValidateResult) -> None:
         f"budget {validation.budget:g} on {validation.pictures} pictures of {validation.folder}, "
         f"x{validation.scale}{unchanged}"
     )
-    columns = ["stage", "Y-PSNR dB", "Y-SSIM", "lost dB", "parity dB", "s"]
+    colour = "Y" if validation.metric == "psnr_y" else "RGB"
+    columns = ["stage", f"{colour}-PSNR dB", "Y-SSIM", "lost dB", "parity dB", "s"]
     print_table(title, columns, rows)
     for name, reason in validation.not_run.items():
         print_line(f"{name} was not run: {reason}")

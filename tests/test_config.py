@@ -49,7 +49,7 @@ def test_every_setting_is_written_with_its_description() -> None:
 def test_comments_can_be_left_out() -> None:
     comments = [line for line in to_toml(Config()).splitlines() if line.startswith("#")]
     assert comments == [
-        "# weights =", "# scale =", "# photos =", "# minutes =", "# latency_table =",
+        "# weights =", "# scale =", "# output =", "# photos =", "# minutes =", "# latency_table =",
         "# pictures =",
     ]  # fmt: skip
 
@@ -174,3 +174,12 @@ def test_toml_is_what_toml_readers_take() -> None:
     assert values["search"]["budgets"] == [0.5]
     assert values["build"]["opt_shape"] == [1, 3, 180, 320]
     assert set(values) == {"model", "data", "search", "export", "build", "validate"}
+
+
+def test_arguments_of_a_factory_survive_a_round_trip(tmp_path: Path) -> None:
+    options = {"width": 8, "scales": [1, 2], "nested": {"a b": "c", "on": True}}
+    config = Config(model=ModelConfig(name="net.py:make", options=options))
+    (tmp_path / "c.toml").write_text(to_toml(config))
+    read = read_config(tmp_path / "c.toml")
+    assert read.model.options == options
+    assert read.model.name == f"{tmp_path / 'net.py'}:make"

@@ -5,8 +5,10 @@ The vendor's parser accepts an empty file and weights that are NaN or infinite.
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,7 +17,10 @@ from onnx import numpy_helper
 
 from sls_deploy.config import BuildConfig
 from sls_deploy.errors import SlsError
+from sls_deploy.sizes import padded_side
 
+COLOURS = 3
+"""Channels of one frame: RGB."""
 _EXPORT_AGAIN = "`sls-deploy export` writes it anew."
 
 
@@ -52,6 +57,27 @@ def check_weights(model: onnx.ModelProto, where: str) -> None:
         kind = "NaN" if bool(np.isnan(array.astype(np.float64)).any()) else "infinite values"
         fix = "Export from sound weights; a precision of wider range holds large ones."
         raise SlsError(f"weight '{tensor.name}' holds {kind}", where, fix)
+
+
+def fit_shapes(model: onnx.ModelProto, options: BuildConfig) -> BuildConfig:
+    """Input sizes that the network can take: sides rounded up, channels for all its frames.
+
+    What it takes stands in the file's metadata; a file without it is taken as it is.
+
+    Args:
+        model: a graph that the export wrote.
+        options: the sizes asked for.
+    """
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    about: dict[str, Any] = json.loads(entries.get("sls_deploy.model", "{}"))
+    least, multiple = about.get("least_side", 1), about.get("multiple", 1)
+    frames = about.get("frames", 1)
+    shapes = {}
+    for name in ("min_shape", "opt_shape", "max_shape"):
+        batch, channels, *sides = getattr(options, name)
+        sides = [padded_side(side, least, multiple) for side in sides]
+        shapes[name] = (batch, channels if channels != COLOURS else COLOURS * frames, *sides)
+    return options.model_copy(update=shapes)
 
 
 def check_shapes(model: onnx.ModelProto, options: BuildConfig, where: str) -> str:

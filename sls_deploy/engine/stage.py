@@ -13,7 +13,7 @@ from sls_deploy.config import Architecture, BuildConfig, Precision
 from sls_deploy.engine.backend import Backend
 from sls_deploy.engine.backends import choose_backend
 from sls_deploy.engine.evidence import gather_evidence
-from sls_deploy.engine.graph import check_shapes, check_weights, read_graph
+from sls_deploy.engine.graph import check_shapes, check_weights, fit_shapes, read_graph
 from sls_deploy.engine.manifest import EngineManifest, read_manifest, write_manifest
 from sls_deploy.engine.process import run_worker
 from sls_deploy.engine.request import BuildRequest
@@ -107,6 +107,7 @@ def _build(job: _Job, options: BuildConfig, path: Path) -> Iterable[Path]:
     where = str(job.onnx)
     model = read_graph(job.onnx)
     check_weights(model, where)
+    options = fit_shapes(model, options)
     input_name = check_shapes(model, options, where)
     start = time.monotonic()
     with atomic(job.plan) as temporary:

@@ -12,7 +12,10 @@ from sls_deploy.config import Precision, ValidateConfig
 from sls_deploy.data.bicubic import downscale
 from sls_deploy.data.samples import sample_photos
 from sls_deploy.errors import SlsError
+from sls_deploy.models.architecture import Description
+from sls_deploy.runtime.padding import reflect
 from sls_deploy.runtime.runner import Pictures, Runner
+from sls_deploy.sizes import padded_side
 
 _DEFAULTS = ValidateConfig()
 MIN_PARITY_DB: dict[Precision, float] = {
@@ -39,7 +42,7 @@ class Batch:
     names: tuple[str, ...]
     """Where each picture comes from."""
     pictures: Pictures
-    """NCHW float32, RGB, 0..1."""
+    """NCHW float32, RGB, 0..1; several frames lie along the channels."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +59,30 @@ class Parity:
     """Pictures compared."""
 
 
-def comparison_batches(scale: int) -> list[Batch]:
-    """Real inputs of a network of this scale, of several sizes, to compare outputs on."""
+def comparison_batches(about: Description) -> list[Batch]:
+    """Real inputs of a network, of several sizes, to compare outputs on.
+
+    Sides are what photographs give: run them `Padded` where the network takes only some.
+    """
     photos = sample_photos()
     return [
-        Batch(names, np.stack([_crop(photos[name], scale, size) for name in names]))
+        Batch(names, np.stack([_input(photos[name], about, size) for name in names]))
         for names, size in _COMPARED
     ]
 
 
-def measuring_batches(scale: int) -> list[Batch]:
-    """One real input from each sample photograph, to measure activations on."""
-    return [
-        Batch((name,), _crop(photo, scale, _MEASURED)[None])
-        for name, photo in sample_photos().items()
-    ]
+def measuring_batches(about: Description) -> list[Batch]:
+    """One real input from each sample photograph, to measure activations on.
+
+    Sides are padded to what the network takes.
+    """
+    least, multiple = about.least_side, about.multiple
+    batches = []
+    for name, photo in sample_photos().items():
+        picture = _input(photo, about, _MEASURED)[None]
+        height, width = (padded_side(side, least, multiple) for side in picture.shape[2:])
+        batches.append(Batch((name,), reflect(picture, height, width)))
+    return batches
 
 
 def compare(
@@ -118,6 +130,15 @@ def compare(
         fix = "Export it in fp32 only: --precision fp32." if precision == "fp16" else ""
         raise SlsError(what, where, fix)
     return parity
+
+
+def _input(photo: np.ndarray, about: Description, size: tuple[int, int]) -> Pictures:
+    """One input of `size` or less from the middle of a photograph: CHW float32.
+
+    Each frame is the one before moved to the left by a pixel.
+    """
+    still = _crop(photo, about.scale, size)
+    return np.concatenate([np.roll(still, -frame, axis=2) for frame in range(about.frames)])
 
 
 def _crop(photo: np.ndarray, scale: int, size: tuple[int, int]) -> Pictures:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def prove(
 
     Args:
         path: the ONNX file.
-        weights: the search's state dict, by parameter name.
+        weights: the search's state dict, by parameter name, with folded normalisations.
         ratios: the layers of ratios.json.
 
     Returns:
@@ -99,6 +99,29 @@ def prove(
     )
 
 
+def check_folded(
+    searched: Mapping[str, NDArray[Any]],
+    folded: Mapping[str, NDArray[Any]],
+    layers: Collection[str],
+) -> None:
+    """See that folding normalisations changed nothing but the scale of whole filters.
+
+    Args:
+        searched: the search's state dict.
+        folded: the state dict that is exported.
+        layers: the layers that a normalisation was folded into.
+
+    Raises:
+        SlsError: another parameter changed, or a weight that was zero is not any more.
+    """
+    changeable = {f"{layer}.{suffix}" for layer in layers for suffix in ("weight", "bias")}
+    for name, array in folded.items():
+        if name not in changeable:
+            _check_equal(array, searched[name], name)
+        elif name.endswith(".weight") and np.count_nonzero(array[searched[name] == 0]):
+            raise SlsError("has weights where the search left zeros", name, _REPORT)
+
+
 def _check_equal(array: NDArray[Any], source: NDArray[Any], name: str) -> None:
     if not np.array_equal(array, source.astype(array.dtype)):
         raise SlsError("differs in the file from the search's weights", name, _REPORT)
@@ -116,24 +139,36 @@ def _uses(
             if node.op_type.startswith("Conv"):
                 raise SlsError("has weights that the graph computes", node.name, _REPORT)
             continue  # a product of two activations
+        if arrays[name].ndim < 2:
+            continue  # a product with a vector has no filters
         attributes = {item.name: item.i for item in node.attribute}
         weight, layer = arrays[name], name.removesuffix(".weight")
-        if node.op_type == "MatMul" or (node.op_type == "Gemm" and not attributes.get("transB")):
+        groups = attributes.get("group", 1)
+        if node.op_type == "ConvTranspose":
+            weight = _filters_first(weight, groups)
+        elif node.op_type != "Conv" and not attributes.get("transB"):
             weight = np.swapaxes(weight, -1, -2)
         if name not in weights:  # the exporter turns the weights of some products in advance
             key = f"{node.name.rpartition('.')[0]}.weight"
             if key in weights and weights[key].shape == weight.shape:
                 _check_equal(weight, weights[key], key)
                 layer = key.removesuffix(".weight")
-        yield _Use(node.name, node.op_type, layer, weight, attributes.get("group", 1))
+        yield _Use(node.name, node.op_type, layer, weight, groups)
+
+
+def _filters_first(weight: NDArray[Any], groups: int) -> NDArray[Any]:
+    """A transposed convolution's weight as that of a convolution: [C_out, C_in / groups, ...]."""
+    grouped = weight.reshape(groups, -1, *weight.shape[1:])
+    return grouped.swapaxes(1, 2).reshape(-1, *grouped.shape[1:2], *weight.shape[2:])
 
 
 def _prove_layer(uses: Sequence[_Use], source: NDArray[Any] | None, *, pruned: bool) -> LayerProof:
     first = uses[0]
     weight = first.weight
-    legal = first.operator != "ConvTranspose" and is_2_4(weight)
+    legal = is_2_4(weight)
     rounded = 0 if source is None else int(np.count_nonzero(source) - np.count_nonzero(weight))
-    reason = _why_not(first, legal=legal)
+    transposed = first.operator == "ConvTranspose"
+    reason = why_not_eligible(weight.shape[1], first.groups, legal=legal, transposed=transposed)
     return LayerProof(
         name=first.layer,
         operator=first.operator,
@@ -147,10 +182,3 @@ def _prove_layer(uses: Sequence[_Use], source: NDArray[Any] | None, *, pruned: b
         eligible=not reason,
         reason=reason,
     )
-
-
-def _why_not(use: _Use, *, legal: bool) -> str:
-    """Why an Ampere GPU cannot run the layer on sparse tensor cores."""
-    if use.operator == "ConvTranspose":
-        return "a transposed convolution is not covered yet"
-    return why_not_eligible(use.weight.shape[1], use.groups, legal=legal)

@@ -11,23 +11,28 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from sls_deploy._version import __version__
 from sls_deploy.calibration.ranges import Peak, measure_peaks
 from sls_deploy.config import ExportConfig, Precision
 from sls_deploy.errors import SlsError
+from sls_deploy.export.fold_norms import fold_norms
 from sls_deploy.export.graph import OPSET, to_bytes, to_onnx
 from sls_deploy.export.parity import compare, comparison_batches, measuring_batches
-from sls_deploy.export.passes.float16 import FLOAT16_MAX, Float16
+from sls_deploy.export.passes.float16 import FLOAT16_MAX, Float16, stays_fp32
 from sls_deploy.export.passes.metadata import Metadata
 from sls_deploy.export.passes.rounding import RoundedFloat32
-from sls_deploy.export.proof import prove
+from sls_deploy.export.proof import check_folded, prove
 from sls_deploy.files import atomic, hash_file, write_json
+from sls_deploy.models.architecture import Description
 from sls_deploy.models.model import RestorationModel, load_model
 from sls_deploy.progress import Progress, Report, silent
 from sls_deploy.run import Run, budget_name
 from sls_deploy.runtime.onnxruntime import OnnxRunner
+from sls_deploy.runtime.padding import Padded
 from sls_deploy.runtime.pytorch import TorchRunner
+from sls_deploy.runtime.runner import Runner
 from sls_deploy.sparsity.ratios import REFILLED, WEIGHTS, read_ratios
 
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
@@ -104,7 +109,7 @@ def export_onnx(
             task = _Task(folder, wanted, report, f"export {budget_name(budget)}", weights.name)
             costs = found["refill"] if refill else found
             told = {**found, **{key: costs[key] for key in ("cost", "network_cost")}}
-            return task.run(load_model(weights), told, hashes)
+            return task.run(load_model(weights, run.config.model), told, hashes)
 
         key = f"export/{budget_name(budget)}"
         _, skipped = run.stage(key, inputs, work, reads=(weights, ratios))
@@ -130,15 +135,19 @@ class _Task:
     ) -> list[Path]:
         """Write all files, or none; return their paths."""
         self._step()
-        graph = to_onnx(model)
+        about = model.description
+        folded = fold_norms(model)
+        state = _state(folded.model)
+        check_folded(_state(model), state, folded.layers)
+        graph = to_onnx(folded.model)
         headroom = None
         if "fp16" in self._precisions:
             self._step()
-            headroom = _headroom(to_bytes(graph), model.description.scale)
-        batches = comparison_batches(model.description.scale)
-        torch_runner = TorchRunner(model)
+            headroom = _headroom(graph, about)
+        batches = comparison_batches(about)
+        # Of the network as it was searched, so that folding is compared as well.
+        torch_runner = _padded(TorchRunner(model), about)
         reference = [torch_runner.run(batch.pictures) for batch in batches]
-        state = {name: tensor.numpy() for name, tensor in model.network.state_dict().items()}
         facts = _facts(model, ratios, hashes["weights"])
         files: dict[str, Any] = {}
         # Leaving the stack gives the files their names; an error on the way removes them.
@@ -150,10 +159,11 @@ class _Task:
                 temporary.write_bytes(_serialise(graph, precision, facts))
                 layers = prove(temporary, state, ratios["layers"])
                 content = temporary.read_bytes()
-                parity = compare(reference, OnnxRunner(content), batches, precision)
+                parity = compare(reference, _run(content, about), batches, precision)
                 rounded = None
                 if precision == "fp16":
-                    rounded = compare(reference, OnnxRunner(_round(content)), batches, precision)
+                    runner = _run(_round(content), about)
+                    rounded = compare(reference, runner, batches, precision)
                 files[precision] = {
                     "file": path.name,
                     "sha256": hash_file(temporary),
@@ -169,6 +179,7 @@ class _Task:
                 "network_cost": ratios["network_cost"],
                 "opset": OPSET,
                 "source": {"file": self._source, **hashes},
+                "folded_norms": folded.layers,
                 "headroom": headroom,
                 "files": files,
             }
@@ -209,9 +220,23 @@ def _facts(model: RestorationModel, ratios: Mapping[str, Any], weights: str) -> 
     }
 
 
-def _headroom(graph: bytes, scale: int) -> dict[str, Any]:
+def _state(model: RestorationModel) -> dict[str, NDArray[Any]]:
+    return {name: tensor.numpy() for name, tensor in model.network.state_dict().items()}
+
+
+def _run(content: bytes, about: Description) -> Padded:
+    return _padded(OnnxRunner(content), about)
+
+
+def _padded(runner: Runner, about: Description) -> Padded:
+    return Padded(runner, about.least_side, about.multiple, about.scale)
+
+
+def _headroom(graph: ir.Model, about: Description) -> dict[str, Any]:
     """The largest activation on photographs, which fp16 must be able to hold."""
-    peaks = measure_peaks(graph, (batch.pictures for batch in measuring_batches(scale)))
+    pictures = (batch.pictures for batch in measuring_batches(about))
+    kept = stays_fp32(graph)
+    peaks = [peak for peak in measure_peaks(to_bytes(graph), pictures) if peak.node not in kept]
     for peak in peaks:
         if not peak.largest <= FLOAT16_MAX:  # also NaN
             what = f"reaches {peak.largest:g} on photographs, beyond the {FLOAT16_MAX:g} of fp16"

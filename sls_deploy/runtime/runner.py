@@ -23,7 +23,7 @@ class Runner(Protocol):
         """Restore a batch.
 
         Args:
-            pictures: NCHW float32, RGB, 0..1.
+            pictures: NCHW float32, RGB, 0..1; several frames lie along the channels.
 
         Returns:
             NCHW float32, RGB, not clamped; height and width are multiplied by the scale.
@@ -42,15 +42,15 @@ def check_pictures(pictures: Pictures, where: str) -> Pictures:
     """Pass on a batch that every runner can take, contiguous in memory.
 
     Args:
-        pictures: NCHW float32 with 3 channels and at least one pixel.
+        pictures: NCHW float32 with 3 channels for each frame and at least one pixel.
         where: name of the runner, for the error.
 
     Raises:
         SlsError: the array has another form; says which.
     """
     given = f"{pictures.dtype} {list(pictures.shape)}"
-    fix = "Give float32 pictures of shape [batch, 3, height, width], RGB, 0..1."
-    if pictures.dtype != np.float32 or pictures.ndim != 4 or pictures.shape[1] != 3:
+    fix = "Give float32 pictures of shape [batch, 3 * frames, height, width], RGB, 0..1."
+    if pictures.dtype != np.float32 or pictures.ndim != 4 or pictures.shape[1] % 3:
         raise SlsError(f"cannot take pictures of {given}", where, fix)
     if pictures.size == 0:
         raise SlsError(f"got no pixels ({given})", where, fix)

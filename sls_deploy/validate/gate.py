@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from sls_deploy.config import ValidateConfig
 from sls_deploy.validate.measure import StageFigures
 
+Metric = Literal["psnr_y", "psnr_rgb"]
 DENSE, SPARSE = "dense PyTorch", "sparse PyTorch"
 
 
@@ -29,20 +31,28 @@ class Gate:
     """The worst picture where the gate failed, else empty."""
 
 
-def judge(stages: Sequence[StageFigures], options: ValidateConfig) -> tuple[Gate, ...]:
+def headline(scale: int) -> Metric:
+    """The figure that papers report: luma for super-resolution, all colours for deblurring."""
+    return "psnr_y" if scale > 1 else "psnr_rgb"
+
+
+def judge(
+    stages: Sequence[StageFigures], options: ValidateConfig, metric: Metric = "psnr_y"
+) -> tuple[Gate, ...]:
     """Hold every stage after the dense one against the limits.
 
     Args:
         stages: the dense PyTorch stage first; the sparse one is the reference of parity.
         options: the limits.
+        metric: the figure whose loss is limited.
     """
     dense = stages[0]
     gates = []
     for stage in stages[1:]:
-        loss = dense.psnr_y - stage.psnr_y
+        loss = getattr(dense, metric) - getattr(stage, metric)
         passed = loss <= options.max_loss_db
         losses = {
-            ours.name: theirs.psnr_y - ours.psnr_y
+            ours.name: getattr(theirs, metric) - getattr(ours, metric)
             for ours, theirs in zip(stage.pictures, dense.pictures, strict=True)
         }
         worst = "" if passed else max(losses, key=losses.__getitem__)

@@ -12,7 +12,7 @@ import numpy as np
 from sls_deploy.data.truth import Pair
 from sls_deploy.errors import SlsError
 from sls_deploy.runtime.runner import Pictures, Runner
-from sls_deploy.validate.metrics import psnr, psnr_y, ssim_y, to_uint8
+from sls_deploy.validate.metrics import psnr, psnr_rgb, psnr_y, ssim_y, to_uint8
 
 _HIGHEST = 100.0
 """PSNR in dB at which a picture counts as exact, so that one exact picture leaves a mean."""
@@ -25,7 +25,9 @@ class PictureFigures:
     name: str
     """Path of the picture below its folder."""
     psnr_y: float
-    """PSNR of luma to the truth, dB, on 8-bit pictures, `scale` pixels shaved; at most 100."""
+    """PSNR of luma to the truth, dB, on 8-bit pictures, shaved; at most 100."""
+    psnr_rgb: float
+    """The same over all three colours."""
     ssim_y: float
     """SSIM of luma to the truth."""
     parity_db: float | None
@@ -43,6 +45,8 @@ class StageFigures:
     name: str
     """What the stage is called."""
     psnr_y: float
+    """Mean over the pictures, dB."""
+    psnr_rgb: float
     """Mean over the pictures, dB."""
     ssim_y: float
     """Mean over the pictures."""
@@ -62,6 +66,7 @@ class StageFigures:
         return cls(
             name=name,
             psnr_y=float(np.mean([figure.psnr_y for figure in pictures])),
+            psnr_rgb=float(np.mean([figure.psnr_rgb for figure in pictures])),
             ssim_y=float(np.mean([figure.ssim_y for figure in pictures])),
             parity_db=min(parities, default=None),
             max_error=max(figure.max_error for figure in pictures),
@@ -79,7 +84,7 @@ def measure(
         pairs: inputs and truths.
         runners: the stages, in the order of the flow.
         reference: one of `runners`, to whose output parity is measured.
-        scale: pixels to shave before comparing with the truth.
+        scale: as many pixels are shaved before comparing with the truth, at 1 none.
     """
     for pair in pairs:
         degraded = (pair.lr.transpose(2, 0, 1)[None] / 255).astype(np.float32)
@@ -104,11 +109,12 @@ def _figures(
         picture = to_uint8(output[0].transpose(1, 2, 0))
     except SlsError as error:
         raise SlsError(error.what, f"{runner.name} on {pair.name}", error.fix) from None
-    parity = psnr(output, expected, peak=1)
+    parity, shave = psnr(output, expected, peak=1), scale if scale > 1 else 0
     return PictureFigures(
         name=pair.name,
-        psnr_y=min(psnr_y(picture, pair.hr, scale), _HIGHEST),
-        ssim_y=ssim_y(picture, pair.hr, scale),
+        psnr_y=min(psnr_y(picture, pair.hr, shave), _HIGHEST),
+        psnr_rgb=min(psnr_rgb(picture, pair.hr, shave), _HIGHEST),
+        ssim_y=ssim_y(picture, pair.hr, shave),
         parity_db=parity if math.isfinite(parity) else None,
         max_error=float(np.abs(output - expected).max()),
         seconds=round(seconds, 4),

@@ -1,4 +1,4 @@
-"""PSNR and SSIM as super-resolution papers report them: on luma, with the border shaved off."""
+"""PSNR and SSIM as papers report them: of super-resolution on shaved luma, of deblurring on RGB."""
 
 from __future__ import annotations
 
@@ -62,6 +62,16 @@ def psnr_y(a: NDArray[np.uint8], b: NDArray[np.uint8], shave: int) -> float:
     return psnr(*_shaved_luma(a, b, shave, least=1), peak=255)
 
 
+def psnr_rgb(a: NDArray[np.uint8], b: NDArray[np.uint8], shave: int) -> float:
+    """PSNR over all three colours in dB, as papers on deblurring report it; see `psnr_y`.
+
+    Raises:
+        SlsError: the sizes differ, or nothing is left after shaving.
+    """
+    inner = _inner(a, b, shave, least=1)
+    return psnr(a[inner], b[inner], peak=255)
+
+
 def ssim_y(a: NDArray[np.uint8], b: NDArray[np.uint8], shave: int) -> float:
     """Structural similarity of luma, at most 1 (Wang et al., 2004).
 
@@ -94,6 +104,13 @@ def ssim_y(a: NDArray[np.uint8], b: NDArray[np.uint8], shave: int) -> float:
 def _shaved_luma(
     a: NDArray[np.uint8], b: NDArray[np.uint8], shave: int, least: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    inner = _inner(a, b, shave, least)
+    return luma(a[inner]), luma(b[inner])
+
+
+def _inner(
+    a: NDArray[np.uint8], b: NDArray[np.uint8], shave: int, least: int
+) -> tuple[slice, slice]:
     _check_shapes(a, b)
     height, width = a.shape[:2]
     if min(height, width) - 2 * shave < least:
@@ -102,8 +119,7 @@ def _shaved_luma(
             "",
             f"Both sides need {least + 2 * shave} pixels or more.",
         )
-    inner = np.s_[shave : height - shave, shave : width - shave]
-    return luma(a[inner]), luma(b[inner])
+    return slice(shave, height - shave), slice(shave, width - shave)
 
 
 def _check_shapes(a: NDArray[Any], b: NDArray[Any]) -> None:

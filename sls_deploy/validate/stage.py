@@ -11,27 +11,28 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from sls_deploy.config import ValidateConfig
+from sls_deploy.data.degradation import Degradation, choose_degradation
 from sls_deploy.data.truth import TruthFolder
 from sls_deploy.engine.gpu import gpu_architecture
 from sls_deploy.errors import SlsError
 from sls_deploy.files import hash_file, write_json
 from sls_deploy.models.model import load_model
-from sls_deploy.models.registry import REGISTRY
+from sls_deploy.models.own import code_hash
 from sls_deploy.progress import Progress, Report, silent
 from sls_deploy.run import Run, budget_name, versions
 from sls_deploy.runtime.onnxruntime import OnnxRunner
+from sls_deploy.runtime.padding import Padded
 from sls_deploy.runtime.pytorch import TorchRunner
 from sls_deploy.runtime.runner import Runner
 from sls_deploy.runtime.tensorrt import EngineRunner
 from sls_deploy.sparsity.ratios import REFILLED, WEIGHTS, read_ratios
-from sls_deploy.validate.gate import DENSE, SPARSE, Gate, judge
+from sls_deploy.validate.gate import DENSE, SPARSE, Gate, Metric, headline, judge
 from sls_deploy.validate.measure import PictureFigures, StageFigures, measure
 
 REPORT = "report.json"
 PROTOCOL = (
-    "Input made by MATLAB's bicubic from the truth, cut to a multiple of the scale; outputs "
-    "clipped and rounded to 8 bits; Y of ITU-R BT.601; as many pixels as the scale shaved from "
-    "every side; PSNR and SSIM averaged over the pictures. Parity: PSNR of the floating-point "
+    "{input}; outputs clipped and rounded to 8 bits; Y of ITU-R BT.601; {shaved} shaved from every "
+    "side; PSNR and SSIM averaged over the pictures. Parity: PSNR of the floating-point "
     "outputs to sparse PyTorch with peak 1, the lowest over the pictures. ONNX Runtime's CPU "
     "provider computes fp16 graphs in fp32 inside; proof.json has their parity with every "
     "activation rounded."
@@ -50,6 +51,8 @@ class Validation:
     """Number of pictures."""
     scale: int
     """Output pixels for one input pixel, along each side."""
+    metric: Metric
+    """The figure that is shown and whose loss is limited."""
     protocol: str
     """How the figures were measured."""
     stages: tuple[StageFigures, ...]
@@ -100,8 +103,11 @@ def validate_budget(
     config = run.config.model
     if config.weights is None:
         raise SlsError("model.weights is missing", str(run.path / "config.toml"))
-    least_side = REGISTRY.get(config.name).least_side
-    truth = TruthFolder(options.pictures, config.scale or 1, least_side)
+    degradation, paths = choose_degradation(
+        run.config.data, options.pictures, config.scale or 1, config.frames
+    )
+    # Runners fill small pictures up to what the network takes.
+    truth = TruthFolder(options.pictures, degradation, paths=paths)
     graphs = sorted(exported.glob("model.*.onnx"), key=lambda path: path.name, reverse=True)
     graphs.sort(key=lambda path: path.name != "model.fp32.onnx")
     plans = sorted(run.folder("engines", budget).glob("*.plan"))
@@ -113,7 +119,9 @@ def validate_budget(
     inputs = {
         "versions": versions(),
         "options": options.model_dump(mode="json", exclude={"pictures"}),
-        "pictures": {str(path): hash_file(path) for path in truth.paths},
+        "pictures": {str(path): hash_file(path) for path in truth.files},
+        "degradation": degradation.note,
+        "code": code_hash(config.name),
         "dense": dense_hash,
         "gpu": gpu_architecture(),
         "engines": {plan.stem: run.is_current(_engine_key(budget, plan)) for plan in plans},
@@ -123,21 +131,29 @@ def validate_budget(
     path = run.path / "validation" / budget_name(budget) / f"{name}.json"
 
     def work() -> Iterable[Path]:
-        dense = load_model(config.weights, config.name, config.scale)  # type: ignore[arg-type]
+        assert config.weights is not None  # noqa: S101 - said above
+        dense = load_model(config.weights, config)
+        about = dense.description
+        engines, not_run = _engines(run, budget, plans)
         runners: list[Runner] = [
             TorchRunner(dense, DENSE),
-            TorchRunner(load_model(sparse), SPARSE),
+            TorchRunner(load_model(sparse, config), SPARSE),
             *(OnnxRunner(graph, f"ONNX {graph.name.split('.')[1]}") for graph in graphs),
+            *engines,
         ]
-        engines, not_run = _engines(run, budget, plans)
-        stages = _measure(truth, [*runners, *engines], budget, report)
-        gates = judge(stages, options)
+        padded: list[Runner] = [
+            Padded(runner, about.least_side, about.multiple, about.scale) for runner in runners
+        ]
+        stages = _measure(truth, padded, budget, report)
+        metric = headline(truth.scale)
+        gates = judge(stages, options, metric)
         validation = Validation(
             budget=budget,
             folder=str(options.pictures),
             pictures=len(truth),
             scale=truth.scale,
-            protocol=PROTOCOL,
+            metric=metric,
+            protocol=_protocol(degradation),
             stages=stages,
             not_run=not_run,
             gates=gates,
@@ -151,6 +167,12 @@ def validate_budget(
         summary = _summarise(run)
     validation = read_validation(path)
     return ValidateResult(validation, summary, record.seconds, record.peak_mib, skipped)
+
+
+def _protocol(degradation: Degradation) -> str:
+    scale = degradation.scale
+    shaved = "nothing" if scale == 1 else "as many pixels as the scale"
+    return PROTOCOL.format(input=degradation.note, shaved=shaved)
 
 
 def _exported_weights(exported: Path) -> str:

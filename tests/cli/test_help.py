@@ -17,7 +17,8 @@ from sls_deploy.models.registry import REGISTRY
 
 Program = Callable[..., Any]
 
-COMMANDS = ("init", "run", "search", "export", "build", "validate", "demo", "train", "models")
+COMMANDS = ("init", "run", "search", "export", "build", "validate", "demo", "train", "inspect",
+            "models")  # fmt: skip
 
 ALL_HELPS = f"""
 import sys
@@ -78,10 +79,14 @@ def test_version(program: Program, tmp_path: Path) -> None:
 
 
 def test_models_lists_the_registry_with_papers(program: Program, tmp_path: Path) -> None:
-    papers = {name: REGISTRY.get(name).paper for name in REGISTRY.names()}
-    assert json.loads(program("models", "--json", cwd=tmp_path).out) == papers
+    papers = {name: REGISTRY.get(name).paper for name in REGISTRY.names() if name != "spandrel"}
+    found = json.loads(program("models", "--json", cwd=tmp_path).out)
+    assert {row["name"]: row["paper"] for row in found} == papers
+    dmphn = next(row for row in found if row["name"] == "dmphn")
+    assert (dmphn["parameters"], dmphn["multiple"]) == (7_232_524, 16)
     lines = program("models", cwd=tmp_path).out.splitlines()[2:]
-    assert [line.split()[0] for line in lines] == list(papers)
+    assert [line.split()[0] for line in lines[:-1]] == list(papers)
+    assert "path/to/file.py:factory" in lines[-1]
 
 
 @pytest.mark.parametrize(("given", "expected"), [({}, "passive"), ({"OMP_WAIT_POLICY": "x"}, "x")])

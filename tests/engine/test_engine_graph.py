@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sls_deploy.config import BuildConfig
-from sls_deploy.engine.graph import check_shapes, check_weights, read_graph
+from sls_deploy.engine.graph import check_shapes, check_weights, fit_shapes, read_graph
 from sls_deploy.errors import SlsError
 
 Maker = Callable[..., onnx.ModelProto]
@@ -93,6 +94,24 @@ def test_channels_that_the_graph_does_not_take_are_refused(
     model = make_network(tmp_path / "model.onnx", layers=((1, 8, 1),))
     with pytest.raises(SlsError, match=r"takes 1 as channels, but build\.min_shape says 3"):
         check_shapes(model, build_options(), "model.onnx")
+
+
+def test_sizes_become_those_that_the_network_takes(
+    tmp_path: Path, make_network: Maker, build_options: Options
+) -> None:
+    model = make_network(tmp_path / "model.onnx")
+    assert fit_shapes(model, build_options()) == build_options()
+    about = {"name": "mine", "least_side": 16, "multiple": 8, "frames": 3}
+    onnx.helper.set_model_props(model, {"sls_deploy.model": json.dumps(about)})
+    asked = {
+        "min_shape": (1, 3, 2, 9),
+        "opt_shape": (1, 3, 180, 320),
+        "max_shape": (2, 9, 360, 640),
+    }
+    fitted = fit_shapes(model, build_options(**asked))
+    assert fitted.min_shape == (1, 9, 16, 16)
+    assert fitted.opt_shape == (1, 9, 184, 320)
+    assert fitted.max_shape == (2, 9, 360, 640)
 
 
 def test_a_graph_with_two_inputs_is_refused(

@@ -51,10 +51,12 @@ def prune(model: RestorationModel) -> dict[str, Any]:
     return {"budget": 0.5, "pattern": "2:4", "cost": 0.5, "network_cost": 0.6, "layers": layers}
 
 
-def write_search(path: Path, model: RestorationModel, ratios: dict[str, Any]) -> Run:
+def write_search(
+    path: Path, model: RestorationModel, ratios: dict[str, Any], config: Config | None = None
+) -> Run:
     """Make a run folder in which budget 0.5 was searched."""
     run = Run.create(path)
-    write_text(path / "config.toml", to_toml(Config()))
+    write_text(path / "config.toml", to_toml(config or Config()))
     folder = run.folder("search", 0.5)
     run.stage(
         "search/b0.50",

@@ -114,6 +114,54 @@ def test_reductions_are_halved_and_their_axes_are_not() -> None:
     assert initializer_types(proto) == {"axes": onnx.TensorProto.INT64}
 
 
+NORM = (
+    """
+        mean = ReduceMean (input, axes) centred = Sub (input, mean)
+        square = Pow (centred, two) variance = ReduceMean (square, axes)
+        safe = Add (variance, small) root = Sqrt (safe) normal = Div (centred, root)
+        output = Mul (normal, gain)
+    """,
+    "int64[1] axes = {1}, float two = {2}, float small = {1e-12}, float[3, 1, 1] gain = {3, 4, 5}",
+)
+
+
+def test_a_normalisation_that_is_written_out_divides_in_fp32() -> None:
+    proto = convert(graph(*NORM))
+    assert initializer_types(proto) == {"axes": 7, "two": FLOAT, "small": FLOAT, "gain": HALF}
+    assert operators(proto)[-2:] == ["Mul", "Cast"]
+    flat = np.full((1, 3, 4, 4), 0.25, np.float32)
+    assert not OnnxRunner(proto.SerializeToString()).run(flat).any()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "square = Mul (input, input) output = Add (square, input)",
+        "square = Mul (input, input) root = Sqrt (square) output = Add (root, input)",
+    ],
+)
+def test_other_squares_are_fp16(body: str) -> None:
+    proto = convert(graph(body))
+    assert operators(proto).count("Cast") == 2
+
+
+def test_what_comes_from_a_longer_way_to_the_root_is_fp32() -> None:
+    body = """
+        length = ReduceL2 (input, axes) least = Max (length, small) inverse = Reciprocal (least)
+        normal = Mul (input, inverse) output = Relu (normal)
+    """
+    proto = convert(graph(body, "int64[1] axes = {1}, float small = {1e-12}"))
+    assert initializer_types(proto)["small"] == FLOAT
+    assert operators(proto)[-2:] == ["Relu", "Cast"]
+
+
+def test_converting_a_normalisation_twice_changes_nothing_more() -> None:
+    once = Float16()(graph(*NORM)).model
+    before = to_bytes(once)
+    assert not Float16()(once).modified
+    assert to_bytes(once) == before
+
+
 def test_converting_twice_changes_nothing_more() -> None:
     once = Float16()(graph(*SCALED)).model
     before = to_bytes(once)

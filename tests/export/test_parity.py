@@ -5,6 +5,7 @@ import pytest
 
 from sls_deploy.errors import SlsError
 from sls_deploy.export.parity import Batch, Parity, compare, comparison_batches, measuring_batches
+from sls_deploy.models.architecture import Description
 from sls_deploy.runtime.runner import Pictures
 
 
@@ -64,15 +65,31 @@ def test_refuses_another_shape() -> None:
         compare([np.zeros((2, 3, 8, 10), np.float32)], Offset(0), [BATCH], "fp32")
 
 
+def about(scale: int, **sizes: int) -> Description:
+    return Description("mine", {}, scale, 1.0, **sizes)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("scale", [1, 2, 4])
 def test_compares_real_pictures_of_odd_size_and_in_twos(scale: int) -> None:
-    batches = comparison_batches(scale)
+    batches = comparison_batches(about(scale))
     shapes = {batch.pictures.shape for batch in batches}
     assert {(1, 3, 61, 47), (2, 3, 48, 56)} <= shapes
     assert all(batch.pictures.std() > 0.05 for batch in batches)
     assert all(batch.pictures.min() >= 0 and batch.pictures.max() <= 1 for batch in batches)
 
 
+def test_frames_move_by_a_pixel() -> None:
+    (first, *_) = comparison_batches(about(1, frames=3))
+    before, now, after = np.split(first.pictures, 3, axis=1)
+    assert np.array_equal(before[..., 1:], now[..., :-1])
+    assert np.array_equal(now[..., 1:], after[..., :-1])
+
+
 def test_measures_on_every_sample_even_at_a_large_scale() -> None:
-    assert len(measuring_batches(2)) == 10
-    assert all(min(batch.pictures.shape[2:]) >= 32 for batch in measuring_batches(8))
+    assert len(measuring_batches(about(2))) == 10
+    assert all(min(batch.pictures.shape[2:]) >= 32 for batch in measuring_batches(about(8)))
+
+
+def test_measures_on_sides_that_the_network_takes() -> None:
+    batches = measuring_batches(about(8, least_side=72, multiple=24, frames=3))
+    assert {batch.pictures.shape for batch in batches} == {(1, 9, 72, 72)}

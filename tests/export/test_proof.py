@@ -71,15 +71,30 @@ def test_says_why_a_layer_is_not_eligible(
     assert proof.reason == reason
 
 
-def test_a_transposed_convolution_is_not_covered(path: Path) -> None:
-    proof = prove_one(write(path, LEGAL, "ConvTranspose"), LEGAL)
-    assert (proof.eligible, proof.reason) == (False, "a transposed convolution is not covered yet")
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_transposed_convolution_may_be_legal_but_never_eligible(path: Path, groups: int) -> None:
+    # [C_in, C_out / groups, 1, 1]: two of every four consecutive inputs of a group are zero.
+    weight = np.zeros((8, 3, 1, 1), np.float32)
+    weight[[0, 3, 5, 6]] = 1.5
+    proof = prove_one(write(path, weight, "ConvTranspose", group=groups), weight)
+    assert proof.shape == (3 * groups, 8 // groups, 1, 1)
+    assert proof.legal_2_4
+    assert not proof.eligible
+    assert "it is a transposed convolution" in proof.reason
+    weight[1, 0] = 1
+    proof = prove_one(write(path, weight, "ConvTranspose", group=groups), weight)
+    assert not proof.legal_2_4
 
 
 def test_a_matrix_product_is_found_by_its_node(path: Path) -> None:
     weight = LEGAL[:, :, 0, 0]
     proof = prove_one(write(path, weight.T.copy(), "MatMul", "val_3"), weight, [PRUNED])
     assert (proof.name, proof.shape, proof.eligible) == ("layer", (2, 8), True)
+
+
+def test_a_product_with_a_vector_has_no_filters(path: Path) -> None:
+    vector = np.ones(8, np.float32)
+    assert prove(write(path, vector, "MatMul"), {"layer.weight": vector}, []) == ()
 
 
 def test_counts_what_fp16_rounds_to_zero(path: Path) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sls_deploy.config import ValidateConfig
-from sls_deploy.validate.gate import DENSE, SPARSE, judge
+from sls_deploy.validate.gate import DENSE, SPARSE, headline, judge
 from sls_deploy.validate.measure import PictureFigures, StageFigures
 
 LIMITS = ValidateConfig(max_loss_db=0.5, min_parity_fp32_db=80, min_parity_fp16_db=50)
@@ -13,13 +13,20 @@ def stage(name: str, psnr: list[float], parity: list[float | None] | None = None
     """A stage with those figures on pictures a, b, ..."""
     parity = parity or [None] * len(psnr)
     rows = zip("abc", psnr, parity, strict=False)
-    return StageFigures.of(name, [PictureFigures(n, y, 0.9, p, 0.0, 0.1) for n, y, p in rows])
+    figures = [PictureFigures(n, y, y - 9, 0.9, p, 0.0, 0.1) for n, y, p in rows]
+    return StageFigures.of(name, figures)
 
 
 def test_loss_up_to_the_limit_passes() -> None:
     (gate,) = judge([stage(DENSE, [30, 32]), stage(SPARSE, [29.5, 31.5])], LIMITS)
     assert (gate.stage, gate.limit, gate.value) == (SPARSE, 0.5, 0.5)
     assert (gate.passed, gate.culprit) == (True, "")
+
+
+def test_headline_of_deblurring_is_over_all_colours() -> None:
+    assert (headline(1), headline(4)) == ("psnr_rgb", "psnr_y")
+    (gate,) = judge([stage(DENSE, [30]), stage(SPARSE, [29.5])], LIMITS, "psnr_rgb")
+    assert gate.value == 0.5
 
 
 def test_loss_above_the_limit_names_the_picture_that_lost_most() -> None:

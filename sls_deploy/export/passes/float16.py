@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sls_deploy.errors import SlsError
+from sls_deploy.export.passes.statistics import root_mean_squares
 
 FLOAT16_MAX = 65504.0
 """Largest finite half-precision number."""
@@ -32,6 +33,8 @@ class Float16(ir.passes.InPlacePass):
     4. Floats computed from shapes and constants stay fp32, since sizes above 2048 are not exact
        in fp16; where one meets picture data it goes through a Cast.
     5. Integers are not touched, nor are the scales and roi of Resize.
+    6. Normalisations that are written out stay fp32 from their squares to the division by a root,
+       see `root_mean_squares`; Casts stand around them.
 
     Requires: one float32 input 'input' and output 'output', typed values, constants as
     initialisers, no subgraphs.
@@ -47,10 +50,16 @@ class Float16(ir.passes.InPlacePass):
         _refuse_subgraphs(graph)
         data = _picture_data(graph)
         ends = _end_nodes(graph, data)
+        full = root_mean_squares(graph, data)
         cast = _Caster(graph)
         modified = False
         for node in list(graph):
             if node in ends or not any(value in data for value in node.outputs):
+                continue
+            if node in full:
+                _restore_inputs(node, cast)
+                continue
+            if node.op_type == "Cast" and _leads_to(node, full):
                 continue
             if node.op_type != "Cast":
                 modified |= _halve_inputs(node, cast)
@@ -116,6 +125,27 @@ def _halve_inputs(node: ir.Node, cast: _Caster) -> bool:
     return modified
 
 
+def stays_fp32(model: ir.Model) -> set[str]:
+    """Names of the operators whose results stay fp32 under rule 6."""
+    graph = model.graph
+    full = root_mean_squares(graph, _picture_data(graph))
+    # The division comes last, and what it gives is cast.
+    inner = (node for node in full if _leads_to(node, full))
+    return {node.name for node in inner if node.name}
+
+
+def _leads_to(node: ir.Node, nodes: set[ir.Node]) -> bool:
+    users = [use.node for value in node.outputs for use in value.uses()]
+    return bool(users) and all(user in nodes for user in users)
+
+
+def _restore_inputs(node: ir.Node, cast: _Caster) -> None:
+    """Rule 6: what is fp16 already at this operator goes through a Cast."""
+    for index, value in enumerate(node.inputs):
+        if value is not None and value.dtype == _HALF:
+            node.replace_input_with(index, cast.to_float(value, before=node))
+
+
 def _restore_output(graph: ir.Graph, ends: set[ir.Node], cast: _Caster) -> None:
     """Bring the picture back to fp32: before the last scaling, or as the last thing of all."""
     output = graph.outputs[0]
@@ -136,6 +166,7 @@ class _Caster:
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
         self._halves: dict[ir.Value, ir.Value] = {}
+        self._floats: dict[ir.Value, ir.Value] = {}
 
     def to_half(self, value: ir.Value) -> ir.Value:
         """The fp16 form of an fp32 value: a converted initialiser, or a Cast of anything else."""
@@ -145,12 +176,15 @@ class _Caster:
         return self._halves[value]
 
     def to_float(self, value: ir.Value, before: ir.Node | None) -> ir.Value:
-        """A Cast to fp32, before a node or at the end."""
+        """A Cast to fp32, before a node or at the end; nodes must be asked for in order."""
+        if value in self._floats and before is not None:
+            return self._floats[value]
         node = self._node(value, _FLOAT)
         if before is None:
             self._graph.append(node)
         else:
             self._graph.insert_before(before, node)
+            self._floats[value] = node.outputs[0]
         return node.outputs[0]
 
     def drop_unused_initializers(self) -> None:

@@ -1,0 +1,207 @@
+"""Every kind of operation that a network of a user's own may hold goes through the export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from torch import nn
+
+from sls_deploy.engine.process import run_worker
+from sls_deploy.engine.request import BuildRequest
+from sls_deploy.errors import SlsError
+from sls_deploy.export.fold_norms import fold_norms
+from sls_deploy.export.graph import to_bytes, to_onnx
+from sls_deploy.export.parity import Batch, Parity, compare, comparison_batches
+from sls_deploy.export.passes.float16 import Float16
+from sls_deploy.export.passes.rounding import RoundedFloat32
+from sls_deploy.export.proof import prove
+from sls_deploy.models.architecture import Description
+from sls_deploy.models.model import RestorationModel
+from sls_deploy.runtime.onnxruntime import OnnxRunner
+from sls_deploy.runtime.padding import Padded
+from sls_deploy.runtime.pytorch import TorchRunner
+from sls_deploy.runtime.runner import Pictures, Runner
+from tests.zoo import ZOO, zoo_model
+
+HARDEST = (
+    "batch_norm",
+    "pixel_unshuffle",
+    "resize_like",
+    "gates",
+    "shifted_windows",
+    "frames_sequence",
+    "u_shape",
+)
+UNUSED = {"scales": {"small"}, "named_outputs": {"small"}}
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network of the zoo and its graphs."""
+
+    name: str
+    model: RestorationModel
+    exported: RestorationModel
+    fp32: ir.Model
+    fp16: ir.Model
+    batches: list[Batch]
+    reference: list[Pictures]
+
+    def measure(self, graph: ir.Model, precision: str) -> Parity:
+        runner = self.padded(OnnxRunner(to_bytes(graph), threads=1))
+        return compare(self.reference, runner, self.batches, precision)  # type: ignore[arg-type]
+
+    def padded(self, runner: Runner) -> Padded:
+        about = self.model.description
+        return Padded(runner, about.least_side, about.multiple, about.scale)
+
+
+@cache
+def make(name: str) -> Case:
+    model = zoo_model(name)
+    exported = fold_norms(model).model
+    graph = to_onnx(exported)
+    half = Float16()(graph.clone()).model
+    batches = comparison_batches(model.description)
+    made = Case(name, model, exported, graph, half, batches, [])
+    runner = made.padded(TorchRunner(model))
+    made.reference.extend(runner.run(batch.pictures) for batch in batches)
+    return made
+
+
+@pytest.fixture(params=ZOO)
+def case(request: pytest.FixtureRequest) -> Case:
+    return make(request.param)
+
+
+def test_matches_pytorch(case: Case) -> None:
+    assert case.measure(case.fp32, "fp32").psnr_db >= 80
+
+
+def test_matches_pytorch_in_fp16(case: Case) -> None:
+    assert case.measure(case.fp16, "fp16").psnr_db >= 50
+
+
+def test_matches_pytorch_with_activations_rounded(case: Case) -> None:
+    rounded = RoundedFloat32()(case.fp16.clone()).model
+    assert case.measure(rounded, "fp16").psnr_db >= 50
+
+
+def test_is_sound_onnx_of_any_size(case: Case) -> None:
+    for graph in (case.fp32, case.fp16):
+        proto = ir.to_proto(graph)
+        onnx.checker.check_model(proto, full_check=True)
+        (taken,) = proto.graph.input
+        batch, channels, *sides = taken.type.tensor_type.shape.dim
+        assert channels.dim_value == 3 * case.model.description.frames
+        assert [size.dim_param for size in (batch, *sides)] == ["batch", "height", "width"]
+        assert [value.name for value in proto.graph.output] == ["output"]
+
+
+def test_every_layer_is_proved(case: Case, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(to_bytes(case.fp16))
+    network = case.exported.network
+    names = {name for name, item in network.named_modules() if isinstance(item, LAYERS)}
+    names -= UNUSED.get(case.name, set())
+    state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    proofs = prove(path, state, [{"name": name, "kept": 2, "of": 4} for name in sorted(names)])
+    assert {proof.name for proof in proofs if proof.pruned} == names
+    for proof in (proof for proof in proofs if proof.pruned):
+        layer = network.get_submodule(proof.name)
+        outputs = "out_features" if isinstance(layer, nn.Linear) else "out_channels"
+        assert proof.shape[0] == getattr(layer, outputs)
+
+
+@pytest.mark.parametrize("name", HARDEST)
+def test_becomes_an_engine(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    path = tmp_path / "model.onnx"
+    path.write_bytes(to_bytes(make(name).fp16))
+    channels = 3 * make(name).model.description.frames
+    request = BuildRequest(
+        backend="tensorrt_rtx",
+        architecture="sm86",
+        onnx=str(path),
+        plan=str(tmp_path / "model.plan"),
+        answer="",
+        input_name="input",
+        min_shape=(1, channels, 16, 16),
+        opt_shape=(1, channels, 32, 48),
+        max_shape=(2, channels, 64, 64),
+    )
+    answer = run_worker(request, 120)
+    assert answer.inputs[0].shape == (-1, channels, -1, -1)
+    assert answer.outputs[0].shape == (-1, 3, -1, -1)
+
+
+def wrap(network: nn.Module) -> RestorationModel:
+    return RestorationModel(network.eval(), Description("mine", {}, 1, 1.0))
+
+
+def run(network: nn.Module, *shape: int) -> tuple[np.ndarray, np.ndarray]:
+    """What PyTorch and the graph make of noise of a shape."""
+    model = wrap(network)
+    pictures = np.random.default_rng(0).random(shape, dtype=np.float32)
+    graph = OnnxRunner(to_bytes(to_onnx(model)), threads=1)
+    return TorchRunner(model).run(pictures), graph.run(pictures)
+
+
+class PadsIfItMust(nn.Module):
+    """Asks whether sides are even, and pads only then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.middle = nn.Conv2d(12, 12, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = x.shape[2:]
+        if height % 2 or width % 2:
+            x = nn.functional.pad(x, (0, width % 2, 0, height % 2), "reflect")
+        out = self.middle(nn.functional.pixel_unshuffle(x, 2))
+        return nn.functional.pixel_shuffle(out, 2)[:, :, :height, :width]
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 12, 16), (2, 3, 13, 9), (1, 3, 8, 7)])
+def test_what_is_done_to_odd_sides_is_right_for_all(shape: tuple[int, ...]) -> None:
+    expected, output = run(PadsIfItMust(), *shape)
+    assert np.abs(output - expected).max() < 1e-5
+
+
+class Heads(nn.Module):
+    """PyTorch's own module of attention, over all places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entry, self.exit = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.entry(x)
+        places = self.layer(out.flatten(2).transpose(1, 2))
+        return self.exit(places.transpose(1, 2).reshape(out.shape))  # type: ignore[no-any-return]
+
+
+def test_the_modules_of_transformers_are_taken() -> None:
+    expected, output = run(Heads(), 2, 3, 7, 9)
+    assert np.abs(output - expected).max() < 1e-5
+
+
+class Square(nn.Module):
+    """Takes square pictures alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + x.transpose(2, 3)
+
+
+def test_refuses_a_network_whose_sides_must_be_equal() -> None:
+    with pytest.raises(SlsError, match="mine: "):
+        to_onnx(wrap(Square()))
