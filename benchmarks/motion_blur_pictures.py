@@ -7,16 +7,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+from sheets import GAP, PAPER, beside, labelled, write_sheet
 
 from sls_deploy.data.bicubic import Picture
-from sls_deploy.data.images import write_image
 from sls_deploy.data.motion_blur import MotionBlur, camera_walk, encode, kernel, spread
 from sls_deploy.data.samples import sample_photos
 
-_GAP = 6
 _LENGTH = 24.0
-_PAPER = 255
 _SEED = 2
 """A seed whose blur is easy to see."""
 _CROPS = ((10, 10), (100, 215), (210, 410))
@@ -36,7 +34,7 @@ def draw_kernels(count: int = 6, zoom: int = 4) -> Picture:
     for seed in range(count):
         walk = spread(camera_walk(np.random.default_rng(seed), axes=2), _LENGTH)
         tiles.append(np.vstack((_way(walk, half, zoom), _gap(zoom, half), _spot(walk, half, zoom))))
-    return _beside(tiles)
+    return beside(tiles)
 
 
 def draw_photographs() -> Picture:
@@ -49,14 +47,14 @@ def draw_photographs() -> Picture:
     sheets = []
     for label, picture in rows:
         crops = [picture[top : top + _SIDE, left : left + _SIDE] for top, left in _CROPS]
-        sheets.append(_labelled(_beside(crops), label))
+        sheets.append(labelled(beside(crops), label))
     return np.vstack(sheets)
 
 
 def _way(walk: NDArray[np.float64], half: int, zoom: int) -> Picture:
     """The walk as a line; twice as large and then halved, which smooths it."""
     side = (2 * half + 1) * zoom
-    image = Image.new("RGB", (2 * side, 2 * side), (_PAPER,) * 3)
+    image = Image.new("RGB", (2 * side, 2 * side), (PAPER,) * 3)
     draw = ImageDraw.Draw(image)
     points = [tuple(point) for point in ((walk[:, ::-1] + half + 0.5) * 2 * zoom).tolist()]
     draw.line(points, fill=(30, 90, 160), width=4, joint="curve")
@@ -78,19 +76,7 @@ def _spot(walk: NDArray[np.float64], half: int, zoom: int) -> Picture:
 
 
 def _gap(zoom: int, half: int) -> Picture:
-    return np.full((_GAP, (2 * half + 1) * zoom, 3), _PAPER, np.uint8)
-
-
-def _beside(tiles: list[Picture]) -> Picture:
-    gap = np.full((tiles[0].shape[0], _GAP, 3), _PAPER, np.uint8)
-    return np.hstack([part for tile in tiles for part in (tile, gap)][:-1])
-
-
-def _labelled(sheet: Picture, label: str) -> Picture:
-    strip = Image.new("RGB", (sheet.shape[1], 24), (_PAPER,) * 3)
-    font = ImageFont.load_default(15)
-    ImageDraw.Draw(strip).text((2, 3), label, fill=(0, 0, 0), font=font)
-    return np.vstack((np.asarray(strip), sheet))
+    return np.full((GAP, (2 * half + 1) * zoom, 3), PAPER, np.uint8)
 
 
 def main() -> None:
@@ -100,9 +86,7 @@ def main() -> None:
         ("motion_blur_kernels.png", draw_kernels()),
         ("motion_blur_photograph.jpg", draw_photographs()),
     ):
-        path = write_image(folder / name, picture)
-        height, width = picture.shape[:2]
-        print(f"{path}: {width}x{height}, {path.stat().st_size / 1024:.0f} KB")
+        write_sheet(folder / name, picture)
 
 
 if __name__ == "__main__":

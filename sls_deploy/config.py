@@ -26,6 +26,9 @@ from sls_deploy.errors import SlsError
 Precision = Literal["fp32", "fp16"]
 """Precision of an exported graph's weights and activations; pictures stay fp32."""
 
+Degradation = Literal["auto", "bicubic", "pairs", "motion-blur"]
+"""How the inputs of a network come about."""
+
 Architecture = Literal["sm80", "sm86", "sm89"]
 """Compute capability that an engine is built for: A100, A10/A40/RTX 30, L4/L40/RTX 40."""
 
@@ -85,7 +88,7 @@ class DataConfig(Section):
     photos: Path | None = Field(None, description="Folder of photographs.")
     cache_mib: int = Field(1024, ge=1, description="Memory for decoded photographs, in MiB.")
     held_out: int = Field(16, ge=1, description="Crops kept apart to measure PSNR on.")
-    degradation: Literal["auto", "bicubic", "pairs", "motion-blur"] = Field(
+    degradation: Degradation = Field(
         "auto",
         description="How inputs come about: 'bicubic', 'motion-blur', 'pairs' in sharp/ and blur/, "
         "or 'auto': pairs where there are any, else bicubic, at scale 1 motion blur.",
@@ -236,6 +239,9 @@ class ValidateConfig(Section):
     """The pictures to measure on, and how much may be lost."""
 
     pictures: Path | None = Field(None, description="Folder of ground truth pictures.")
+    degradation: Degradation = Field(
+        "auto", description="How their inputs come about, as in data.degradation."
+    )
     max_loss_db: float = Field(0.3, ge=0, description="Most Y-PSNR lost to the dense network, dB.")
     min_parity_fp32_db: float = Field(80.0, description="Least PSNR of ONNX fp32 to PyTorch, dB.")
     min_parity_fp16_db: float = Field(50.0, description="Least PSNR of fp16 to PyTorch, dB.")

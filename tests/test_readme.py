@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,12 +15,15 @@ from sls_deploy.cli.main import main
 from sls_deploy.data.samples import export_samples
 from sls_deploy.models.model import build_model, save_weights
 from sls_deploy.models.registry import Description
+from sls_deploy.models.unet import UNet
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 
 
-def commands() -> list[str]:
-    blocks = re.findall(r"^```sh\n(.*?)^```", README.read_text("utf-8"), re.S | re.M)
+def commands(path: Path) -> list[str]:
+    """The program's calls in the shell blocks of a text."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", path.read_text("utf-8"), re.S | re.M)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return [line for line in lines if line.startswith("sls-deploy ")]
 
@@ -29,15 +33,36 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds what the README's commands name."""
     root = tmp_path_factory.mktemp("readme")
     export_samples(root / "photos", ["astronaut", "coffee"])
-    export_samples(root / "Set5", ["chelsea"])
+    for name in ("Set5", "test", "pictures"):
+        export_samples(root / name, ["chelsea"])
     torch.manual_seed(0)
     options = {"features": 16, "blocks": 1, "scale": 2, "input_range": 1.0}
     save_weights(root / "dense.safetensors", build_model(Description("edsr", options, 2, 1.0)))
+    (root / "net.py").write_text(
+        "from sls_deploy.models.unet import UNet\n\n\n"
+        "def make():\n"
+        "    return UNet(features=8, halvings=1)\n"
+    )
+    torch.save({"state_dict": UNet(features=8, halvings=1).state_dict()}, root / "net.pth")
     return root
 
 
+def run_all(found: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run commands one after the other; what takes long is cut short."""
+    for command in found:
+        words = shlex.split(re.sub(r"--minutes \S+", "--steps 4 --patch 16 --batch 2", command))
+        if words[1] in ("run", "validate"):
+            words += ["--max-loss-db", "99"]
+        if words[1] == "train":
+            words += ["--steps", "2", "--batch", "1", "--patch", "16"]
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code in (0, None), command
+
+
 def test_readme_shows_the_commands_of_the_flow() -> None:
-    shown = {shlex.split(command)[1] for command in commands()}
+    shown = {shlex.split(command)[1] for command in commands(README)}
     assert {"run", "init", "search", "export", "build", "validate"} <= shown
 
 
@@ -47,11 +72,24 @@ def test_readme_holds_no_placeholder() -> None:
 
 def test_readme_commands_run_in_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    for command in commands():
-        words = shlex.split(re.sub(r"--minutes \S+", "--steps 4 --patch 16 --batch 2", command))
-        if words[1] in ("run", "validate"):
-            words += ["--max-loss-db", "99"]
-        monkeypatch.setattr(sys, "argv", words)
-        with pytest.raises(SystemExit) as end:
-            main()
-        assert end.value.code in (0, None), command
+    run_all(commands(README), monkeypatch)
+
+
+def test_commands_of_the_example_run_in_order(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = tmp_path / "own_network"
+    shutil.copytree(ROOT / "examples" / "own_network", example)
+    for name in ("photos", "pictures"):
+        (example / name).symlink_to(folder / name)
+    monkeypatch.chdir(example)
+    run_all(commands(example / "README.md"), monkeypatch)
+
+
+def test_a_network_of_ones_own_is_inspected_as_documented(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    found = [line for line in commands(ROOT / "docs" / "models.md") if " inspect " in line]
+    assert found
+    run_all(found, monkeypatch)

@@ -103,8 +103,9 @@ def validate_budget(
     config = run.config.model
     if config.weights is None:
         raise SlsError("model.weights is missing", str(run.path / "config.toml"))
+    data = run.config.data.model_copy(update={"degradation": options.degradation})
     degradation, paths = choose_degradation(
-        run.config.data, options.pictures, config.scale or 1, config.frames
+        data, options.pictures, config.scale or 1, config.frames
     )
     # Runners fill small pictures up to what the network takes.
     truth = TruthFolder(options.pictures, degradation, paths=paths)
