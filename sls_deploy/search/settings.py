@@ -18,6 +18,7 @@ def resolve(config: Config, description: Description) -> Config:
         "model": {
             "name": absolute(own) if is_own(own := config.model.name) else description.name,
             "scale": description.scale,
+            "frames": description.frames,
         },
         "data": {},
         "search": {},
