@@ -242,7 +242,11 @@ class ValidateConfig(Section):
     degradation: Degradation = Field(
         "auto", description="How their inputs come about, as in data.degradation."
     )
-    max_loss_db: float = Field(0.3, ge=0, description="Most Y-PSNR lost to the dense network, dB.")
+    max_loss_db: float = Field(
+        0.3,
+        ge=0,
+        description="Most PSNR lost to the dense network, dB: of Y, for deblurring of RGB.",
+    )
     min_parity_fp32_db: float = Field(80.0, description="Least PSNR of ONNX fp32 to PyTorch, dB.")
     min_parity_fp16_db: float = Field(50.0, description="Least PSNR of fp16 to PyTorch, dB.")
 
@@ -352,7 +356,8 @@ def to_toml(config: Config, *, comments: bool = False) -> str:
 def _toml(value: Any) -> str:
     """A JSON value as TOML on one line."""
     if isinstance(value, dict):
-        pairs = (f"{json.dumps(str(key))} = {_toml(item)}" for key, item in value.items())
+        given = {str(key): item for key, item in value.items() if item is not None}
+        pairs = (f"{json.dumps(key)} = {_toml(item)}" for key, item in given.items())
         return f"{{{', '.join(pairs)}}}"
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+_LONGEST = 300
+"""Characters of another's error that are shown."""
+
 
 class SlsError(Exception):
     """Bad input or a machine that cannot do what was asked.
@@ -18,6 +21,12 @@ class SlsError(Exception):
         self.what, self.where, self.fix = what, where, fix
         line = ": ".join(part for part in (where, what) if part)
         super().__init__(" ".join(f"{line}. {fix}".split()) if fix else " ".join(line.split()))
+
+
+def reason(error: BaseException) -> str:
+    """What another's error says, with its kind, on one line."""
+    text = " ".join(str(error).split())[:_LONGEST]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class GateError(Exception):

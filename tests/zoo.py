@@ -350,6 +350,45 @@ class WindowAttention(nn.Module):
         return x + out.permute(0, 3, 1, 2)[:, :, :height, :width]
 
 
+class CountedWindows(WindowAttention):
+    """Counts pictures in floating point, as the code of Swin and SwinIR does."""
+
+    def join(self, windows: Tensor, height: int, width: int) -> Tensor:
+        side = self.side
+        batch = int(windows.shape[0] / (height * width / side / side))
+        x = windows.view(batch, height // side, width // side, side, side, -1)
+        return x.permute(0, 1, 3, 2, 4, 5).contiguous().view(batch, height, width, -1)
+
+
+class TwoNames(nn.Module):
+    """One convolution that stands in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entry, self.exit = conv(3), conv(WIDTH, 3)
+        self.first = self.again = conv()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = torch.relu(self.first(self.entry(x)))
+        return x + self.exit(self.again(out))
+
+
+class InPlace(nn.Module):
+    """Activations in place, behind the picture's layers and behind those of another output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entry, self.body, self.exit = conv(3), conv(), conv(WIDTH, 3)
+        self.other = nn.Sequential(conv(), nn.ReLU(inplace=True), conv(WIDTH, 3))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        out = self.entry(x)
+        F.leaky_relu_(out, 0.1)
+        body = self.body(out)
+        body.view(x.shape[0], -1).clamp_(-2, 2)
+        return x + self.exit(body), self.other(out)
+
+
 class ChannelTransformer(nn.Module):
     """Attention between channels, as in Restormer."""
 
@@ -579,6 +618,9 @@ ZOO: dict[str, Entry] = {
     "gates": Entry(lambda: Residual(GateBlock()), ModelConfig(input_range=255)),
     "window_attention": Entry(lambda: Residual(WindowAttention())),
     "shifted_windows": Entry(lambda: Residual(WindowAttention(), WindowAttention(shifted=True))),
+    "counted_windows": Entry(lambda: Residual(CountedWindows())),
+    "two_names": Entry(TwoNames),
+    "in_place": Entry(InPlace, ModelConfig(output=0)),
     "channel_transformer": Entry(lambda: Residual(ChannelTransformer())),
     "token_attention": Entry(lambda: Residual(TokenAttention())),
     "residual": Entry(lambda: Residual(Block(), Block())),

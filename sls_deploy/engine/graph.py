@@ -62,7 +62,8 @@ def check_weights(model: onnx.ModelProto, where: str) -> None:
 def fit_shapes(model: onnx.ModelProto, options: BuildConfig) -> BuildConfig:
     """Input sizes that the network can take: sides rounded up, channels for all its frames.
 
-    What it takes stands in the file's metadata; a file without it is taken as it is.
+    What it takes stands in the file's metadata; a file without it is taken as it is. A graph for
+    one picture at a time gets a batch of one.
 
     Args:
         model: a graph that the export wrote.
@@ -72,11 +73,13 @@ def fit_shapes(model: onnx.ModelProto, options: BuildConfig) -> BuildConfig:
     about: dict[str, Any] = json.loads(entries.get("sls_deploy.model", "{}"))
     least, multiple = about.get("least_side", 1), about.get("multiple", 1)
     frames = about.get("frames", 1)
+    alone = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
     shapes = {}
     for name in ("min_shape", "opt_shape", "max_shape"):
         batch, channels, *sides = getattr(options, name)
         sides = [padded_side(side, least, multiple) for side in sides]
-        shapes[name] = (batch, channels if channels != COLOURS else COLOURS * frames, *sides)
+        channels = COLOURS * frames if channels == COLOURS else channels
+        shapes[name] = (1 if alone else batch, channels, *sides)
     return options.model_copy(update=shapes)
 
 

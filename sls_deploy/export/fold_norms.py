@@ -68,13 +68,18 @@ def fold_norms(model: RestorationModel) -> Folded:
     layers = {}
     for name, (norm_name, transposed) in pairs.items():
         norm, layer = network.get_submodule(norm_name), network.get_submodule(name)
-        if isinstance(norm, _BatchNorm) and norm.running_var is not None:
+        if isinstance(norm, _BatchNorm) and _is_plain(norm):
             _fold(layer, norm, transposed=transposed)
             layers[name] = norm_name
     for norm_name in set(layers.values()):
         parent, _, child = norm_name.rpartition(".")
         setattr(network.get_submodule(parent), child, nn.Identity())
     return Folded(folded, layers) if layers else Folded(model, {})
+
+
+def _is_plain(norm: _BatchNorm) -> bool:
+    """Whether a normalisation does nothing else, and by statistics of its own."""
+    return type(norm).forward is _BatchNorm.forward and norm.running_var is not None
 
 
 def _pairs(program: ExportedProgram) -> dict[str, tuple[str, bool]]:
@@ -91,6 +96,9 @@ def _pairs(program: ExportedProgram) -> dict[str, tuple[str, bool]]:
     for node in nodes:
         if node.target in _LAYERS:
             name, norm = _layer(node.args[1], parameters, ".weight"), _norm_after(node, parameters)
+            bias = node.args[2] if len(node.args) > 2 else None
+            if bias is not None and _layer(bias, parameters, ".bias") != name:
+                name = ""  # its bias comes from elsewhere
             pair = (norm, node.target in _TRANSPOSED)
             if name and norm and found.setdefault(name, pair) == pair:
                 continue

@@ -28,7 +28,8 @@ def to_onnx(model: RestorationModel) -> ir.Model:
 
     The graph maps 'input' to 'output', both NCHW float32, RGB, 0..1, with batch, height and width
     dynamic; several frames lie along the channels of the input. Of several outputs it has the
-    picture alone. Scaling to the network's own range is inside. Where the description says that
+    picture alone. A network that computes with the number of pictures as a constant takes one at a
+    time. Scaling to the network's own range is inside. Where the description says that
     sides must be multiples, it takes only those. Initialisers are called like the keys of
     weights.safetensors and hold the same values, pruned zeros included; fold batch normalisations
     before (`fold_norms`), or the exporter does, and changes the weights in front of them. The same
@@ -68,8 +69,7 @@ def to_onnx(model: RestorationModel) -> ir.Model:
             value.const_value = ir.Tensor(array, name=value.name)
     graph.producer_name, graph.producer_version = "sls-deploy", __version__
     graph.graph.name = model.description.name
-    sizes = [graph.graph.inputs[0].shape, graph.graph.outputs[0].shape]
-    if any(shape is None or any(isinstance(shape[axis], int) for axis in SIZES) for shape in sizes):
+    if not all(map(_is_open, (graph.graph.inputs[0], graph.graph.outputs[0]))):
         raise one_size(_name(model))
     return graph
 
@@ -78,6 +78,14 @@ def to_bytes(model: ir.Model) -> bytes:
     """Serialise a graph; the same graph gives the same bytes."""
     data: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
     return data
+
+
+def _is_open(value: ir.Value) -> bool:
+    """Whether pictures may have any height and width, and there may be any number or just one."""
+    if value.shape is None:
+        return False
+    open_axes = [axis for axis in SIZES if not isinstance(value.shape[axis], int)]
+    return open_axes == list(SIZES) or (open_axes == [2, 3] and value.shape[0] == 1)
 
 
 def _name(model: RestorationModel) -> str:

@@ -16,7 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from sls_deploy.errors import SlsError
-from sls_deploy.models.restoration import COLOURS
+from sls_deploy.models.restoration import COLOURS, run_once
 
 if TYPE_CHECKING:
     from sls_deploy.models.architecture import Description
@@ -36,6 +36,8 @@ def export_program(model: RestorationModel) -> ExportedProgram:
     """Trace a network with batch, height and width open.
 
     Where the description says that sides must be multiples, the program is for multiples alone.
+    Networks that compute with the number of pictures as if it were a constant (windows of attention
+    do: `int(x.shape[0] / (h * w / 64))`) are for one picture at a time.
 
     Args:
         model: the network, in evaluation mode.
@@ -46,6 +48,7 @@ def export_program(model: RestorationModel) -> ExportedProgram:
     about = model.description
     first: Exception | None = None
     for axes, oblivious in _attempts(about):
+        pictures = _PICTURES if 0 in axes else 1
         try:
             # Without this, every reshape of a side that was padded takes seconds to reason about.
             with (
@@ -54,9 +57,13 @@ def export_program(model: RestorationModel) -> ExportedProgram:
                 _BatchedAttention(),
                 symbolic_sizes.patch(backed_size_oblivious=oblivious),  # type: ignore[attr-defined]
             ):
-                return torch.export.export(
-                    model, (_example(about),), dynamic_shapes=(axes,), strict=False
+                run_once(model, _example(about, pictures))
+                program = torch.export.export(
+                    model, (_example(about, pictures),), dynamic_shapes=(axes,), strict=False
                 )
+                # What was taken for granted of the number of pictures shows with another number.
+                program.module()(_example(about, pictures if 0 not in axes else pictures + 1))
+                return program
         except Exception as error:  # the tracer raises many kinds
             first = first or error
     reason = str(first).strip().partition("\n")[0]
@@ -86,21 +93,21 @@ def quiet() -> Iterator[None]:
 
 def _attempts(about: Description) -> Iterator[tuple[dict[int, Any], bool]]:
     """Ways to say which axes are open, the best first: the axes, and `backed_size_oblivious`."""
-    free = dict.fromkeys(SIZES, Dim.DYNAMIC)
-    if about.multiple > 1:
-        sides = {axis: about.multiple * Dim(name) for axis, name in SIZES.items() if axis}
-        yield {**free, **sides}, True
-    yield free, True
-    yield free, False
+    sides = {axis: about.multiple * Dim(name) for axis, name in SIZES.items() if axis}
+    for batch in ({0: Dim.DYNAMIC}, {}):
+        if about.multiple > 1:
+            yield {**batch, **sides}, True
+        yield {**batch, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}, True
+        yield {**batch, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}, False
 
 
-def _example(about: Description) -> torch.Tensor:
+def _example(about: Description, pictures: int) -> torch.Tensor:
     """Zeros to trace with: sizes differ and are not 1, which would be taken as constants."""
     least = max(_SIDE, about.least_side)
     sides = [about.multiple * prime for prime in _PRIMES if about.multiple * prime >= least]
     if len(sides) < 2:
         sides = [about.multiple * (-(-least // about.multiple) + more) for more in (0, 1)]
-    return torch.zeros(_PICTURES, COLOURS * about.frames, *sides[:2])
+    return torch.zeros(pictures, COLOURS * about.frames, *sides[:2])
 
 
 class _BatchedAttention(TorchFunctionMode):

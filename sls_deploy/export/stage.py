@@ -27,6 +27,7 @@ from sls_deploy.export.proof import check_folded, prove
 from sls_deploy.files import atomic, hash_file, write_json
 from sls_deploy.models.architecture import Description
 from sls_deploy.models.model import RestorationModel, load_model
+from sls_deploy.models.own import code_hash
 from sls_deploy.progress import Progress, Report, silent
 from sls_deploy.run import Run, budget_name
 from sls_deploy.runtime.onnxruntime import OnnxRunner
@@ -104,6 +105,10 @@ def export_onnx(
         hashes = {"weights": hash_file(weights), "ratios": hash_file(ratios)}
         wanted = [precision for precision in _PRECISIONS if precision in options.precisions]
         inputs = {"version": __version__, "precisions": wanted, "refilled": refill}
+        inputs["code"] = code = code_hash(run.config.model.name)
+        if found.get("code_sha256", code) != code:
+            fix = "Put the code back, or search again."
+            raise SlsError("is not the code that was searched", run.config.model.name, fix)
 
         def work() -> Iterable[Path]:
             task = _Task(folder, wanted, report, f"export {budget_name(budget)}", weights.name)

@@ -33,6 +33,8 @@ __all__ = [
 ]
 
 _LISTED = 3
+_PLAIN = (bool, int, float)
+"""Options that a file of weights may give to a factory of the user's by itself."""
 _SIDE = 32
 """Least side of the picture that a narrowed network is run on, in pixels."""
 
@@ -238,9 +240,24 @@ def _check_wanted(description: Description, wanted: ModelConfig) -> None:
     if name not in ("auto", description.name):
         fix = f"Ask for {description.name}, or give the weights of {name}."
         raise SlsError(f"holds {description.name}, not {name}", fix=fix)
+    if own.is_own(description.name):
+        _check_own(description, wanted)
     if scale not in (None, description.scale):
         fix = "Ask for a scale that is there."
         raise SlsError(f"holds no weights for x{scale} (there: x{description.scale})", fix=fix)
+
+
+def _check_own(description: Description, wanted: ModelConfig) -> None:
+    """Refuse a file whose description contradicts the settings, or is more than numbers."""
+    for key in sorted(wanted.model_fields_set & {"options", "input_range", "frames", "output"}):
+        said, found = getattr(wanted, key), getattr(description, key)
+        if said is not None and said != found:
+            what = f"was written with {key} = {found}, not {said}"
+            raise SlsError(what, fix=f"Leave model.{key} out of the settings.")
+    odd = [key for key, value in description.options.items() if not isinstance(value, _PLAIN)]
+    if odd and wanted.options != description.options:
+        fix = f"Set model.options to {description.options} if you trust them."
+        raise SlsError(f"has the option {odd[0]}, which is no number", fix=fix)
 
 
 def _check_widths(model: RestorationModel) -> None:
@@ -251,7 +268,7 @@ def _check_widths(model: RestorationModel) -> None:
     side = padded_side(_SIDE, about.least_side, about.multiple)
     parameter = next(model.parameters())
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             small = torch.zeros(1, COLOURS * about.frames, side, side, device=parameter.device)
             shape = model(small).shape
     except RuntimeError:

@@ -16,8 +16,8 @@ from typing import Any
 from torch import nn
 
 from sls_deploy.config import ModelConfig
-from sls_deploy.errors import SlsError
-from sls_deploy.files import hash_file
+from sls_deploy.errors import SlsError, reason
+from sls_deploy.files import hash_file, hash_json
 from sls_deploy.models.architecture import Architecture, Description, StateDict
 from sls_deploy.models.probe import probe
 
@@ -45,8 +45,19 @@ def absolute(name: str) -> str:
 
 
 def code_hash(name: str) -> str:
-    """SHA-256 of the file that makes a network; empty for those of the registry."""
-    return hash_file(split_name(name)[0]) if is_own(name) else ""
+    """Hash of the user's file and of those below its folder that it imports; '' for other names.
+
+    Raises:
+        SlsError: the file cannot be run.
+    """
+    if not is_own(name):
+        return ""
+    path = split_name(name)[0].resolve()
+    _run(path, hash_file(path))
+    loaded = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    beside = {Path(file) for file in loaded if file and Path(file).is_relative_to(path.parent)}
+    files = sorted({path, *(file for file in beside if "site-packages" not in file.parts)})
+    return hash_json({str(file.relative_to(path.parent)): hash_file(file) for file in files})
 
 
 def split_name(name: str) -> tuple[Path, str]:
@@ -117,7 +128,7 @@ def _run(path: Path, digest: str) -> Any:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # whatever the user's code raises
         del sys.modules[name]
-        raise SlsError(f"cannot be run ({_reason(error)})", _place(error, path)) from None
+        raise SlsError(f"cannot be run ({reason(error)})", _place(error, path)) from None
     return module
 
 
@@ -131,16 +142,11 @@ def _call(factory: Callable[..., Any], options: dict[str, Any], name: str) -> nn
     except (Exception, SystemExit) as error:  # whatever the user's code raises
         path = split_name(name)[0].resolve()
         fix = "Set its arguments as model.options in the settings."
-        raise SlsError(f"{call} raised {_reason(error)}", _place(error, path), fix) from None
+        raise SlsError(f"{call} raised {reason(error)}", _place(error, path), fix) from None
     if not isinstance(network, nn.Module):
         what = f"{call} returned a {type(network).__name__}, not a torch.nn.Module"
         raise SlsError(what, name)
     return network
-
-
-def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _place(error: BaseException, path: Path) -> str:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from sls_deploy.config import ModelConfig
-from sls_deploy.errors import SlsError
+from sls_deploy.errors import SlsError, reason
 from sls_deploy.models.architecture import Description, Layout
 from sls_deploy.models.restoration import COLOURS, RestorationModel, arrange
 
-_SIDES = (64, 128, 256)
+_SIDES = (64, 128, 256, 96, 168, 240)
 """Tried in turn until the network takes a picture of that side."""
-_MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
+_MULTIPLES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 48, 56, 64)
 _ABOUT = 40
 """Sides near this show whether a multiple is enough, in pixels."""
 
@@ -51,26 +51,32 @@ def probe(network: nn.Module, name: str, wanted: ModelConfig) -> Description:
 def _first_run(network: nn.Module, about: Description) -> tuple[Description, int]:
     """Scale, layout and output of a network, and a side of a picture that it takes."""
     layouts: tuple[Layout, ...] = get_args(Layout) if about.frames > 1 else ("stacked",)
-    reason = ""
+    why, unfit = "", None
     for side in _SIDES:
         for layout in layouts:
             trial = replace(about, layout=layout)
             try:
-                with torch.inference_mode():
+                with torch.no_grad():
                     result = network(*arrange(_picture(trial, side, side), trial))
             except Exception as error:  # whatever the network raises
-                reason = reason or f"{type(error).__name__}: {' '.join(str(error).split())}"
+                why = why or reason(error)
                 continue
-            output, picture = _picture_of(result, about)
+            try:
+                output, picture = _picture_of(result, about)
+            except SlsError as error:
+                unfit = unfit or error
+                continue
             scale = picture.shape[2] // side
             if picture.shape[2:] != (side * scale, side * scale) or not scale:
                 size = "x".join(map(str, picture.shape[2:]))
                 what = f"makes {size} of a picture of {side}x{side}, which is no whole scale"
                 raise SlsError(what, about.name)
             return replace(trial, output=output, scale=scale), side
+    if unfit:
+        raise unfit
     shape = f"{COLOURS * about.frames} channels and {_SIDES[0]}x{_SIDES[0]} pixels"
     fix = "It must take RGB pictures, NCHW; for several frames set model.frames."
-    raise SlsError(f"cannot take a picture of {shape} ({reason})", about.name, fix)
+    raise SlsError(f"cannot take a picture of {shape} ({why})", about.name, fix)
 
 
 def _picture_of(result: Any, about: Description) -> tuple[int | str | None, Tensor]:
@@ -105,7 +111,7 @@ def _tensors(result: Any) -> Iterator[tuple[int | str | None, Tensor]]:
 def _fits(model: RestorationModel, height: int, width: int) -> bool:
     about = model.description
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             shape = model(_picture(about, height, width)).shape
     except Exception:  # whatever the network raises
         return False

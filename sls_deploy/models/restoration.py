@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 
 from sls_deploy.models.architecture import Description
 
@@ -40,6 +41,17 @@ class RestorationModel(nn.Module):
             x = x * about.input_range
         result: Tensor = pick_output(self.network(*arrange(x, about)), about.output)
         return result / about.input_range if about.input_range != 1 else result
+
+
+@torch.no_grad()
+def run_once(model: RestorationModel, pictures: Tensor) -> None:
+    """Run a model, so that what it keeps for a size of picture is there before it is traced.
+
+    Raises:
+        ValueError: it gives what only a tracer can use: it kept values of an earlier trace.
+    """
+    if isinstance(model(pictures), FakeTensor):
+        raise ValueError("it keeps values from one call to the next, and kept those of a trace")
 
 
 def arrange(x: Tensor, about: Description) -> tuple[Tensor, ...]:

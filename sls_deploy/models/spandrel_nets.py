@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sls_deploy.errors import SlsError
+from sls_deploy.errors import SlsError, reason
 from sls_deploy.models.architecture import Architecture, Description, StateDict, choose_scale
 from sls_deploy.models.restoration import COLOURS, pick_output
 
@@ -92,16 +92,16 @@ def build(
     Raises:
         SlsError: spandrel is not installed, or makes no such network.
     """
-    known = _library().MAIN_REGISTRY.get(architecture)
+    known = _library().MAIN_REGISTRY.get(str(architecture))
     if known is None:
         raise SlsError(f"spandrel knows no network {architecture}", fix="Install a newer one.")
-    state = {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}
-    for key, content in (values or {}).items():
-        state[key] = torch.tensor(content).reshape(shapes[key])
     try:
+        state = {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}
+        for key, content in (values or {}).items():
+            state[key] = torch.tensor(content).reshape(shapes[key])
         network = known.architecture.load(state).model
     except Exception as error:  # whatever the many architectures raise
-        raise SlsError(f"spandrel cannot build {architecture} ({_reason(error)})") from None
+        raise SlsError(f"spandrel cannot build {architecture} ({reason(error)})") from None
     return _adapted(network, given)
 
 
@@ -200,7 +200,7 @@ def _load(state: StateDict) -> Any:
     except library.UnsupportedModelError:
         return None
     except Exception as error:  # whatever the many architectures raise
-        raise SlsError(f"spandrel cannot load it ({_reason(error)})") from None
+        raise SlsError(f"spandrel cannot load it ({reason(error)})") from None
 
 
 @lru_cache(maxsize=1)
@@ -219,7 +219,7 @@ def _library() -> Any:
         with nullcontext() if _has_torchvision() else _without_torchvision():
             return importlib.import_module("spandrel")
     except Exception as error:  # it, or what it needs, does not fit what is installed
-        raise SlsError(f"spandrel cannot be imported ({_reason(error)})", fix=INSTALL) from None
+        raise SlsError(f"spandrel cannot be imported ({reason(error)})", fix=INSTALL) from None
 
 
 def _has_torchvision() -> bool:
@@ -247,11 +247,6 @@ def _without_torchvision() -> Iterator[None]:
                 del sys.modules[name]
             else:
                 sys.modules[name] = module
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())[:200]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 ARCHITECTURE = Architecture(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sls_deploy.errors import SlsError
 from sls_deploy.runtime.runner import Pictures, check_pictures
 
@@ -36,9 +38,13 @@ class OnnxRunner:
         """Restore a batch; see `Runner.run`."""
         if self._session is None:
             raise SlsError("was closed", self.name, "Make a new runner.")
-        feeds = {"input": check_pictures(pictures, self.name)}
-        output: Pictures = run_session(self._session, ["output"], feeds, self.name)[0]
-        return output
+        pictures = check_pictures(pictures, self.name)
+        alone = self._session.get_inputs()[0].shape[0] == 1
+        outputs = [
+            run_session(self._session, ["output"], {"input": batch}, self.name)[0]
+            for batch in (np.split(pictures, len(pictures)) if alone else [pictures])
+        ]
+        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
 
     def close(self) -> None:
         """Let go of the session and its memory."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sls_deploy.errors import SlsError
+from sls_deploy.errors import SlsError, reason
 from sls_deploy.runtime.runner import Pictures, check_pictures
 
 if TYPE_CHECKING:
@@ -33,8 +33,12 @@ class TorchRunner:
             raise SlsError("was closed", self.name, "Make a new runner.")
         batch = torch.from_numpy(check_pictures(pictures, self.name))
         parameter = next(self._model.parameters(), batch)
-        with torch.inference_mode():
-            output = self._model(batch.to(parameter.device))
+        try:
+            with torch.no_grad():
+                output = self._model(batch.to(parameter.device))
+        except Exception as error:  # whatever the network raises
+            what = f"failed on pictures of shape {list(pictures.shape)} ({reason(error)})"
+            raise SlsError(what, self.name) from None
         return np.asarray(output.float().cpu().numpy(), np.float32)
 
     def close(self) -> None:

@@ -125,6 +125,8 @@ class RooflineCost:
 
     def price(self, layer: Layer, form: Form) -> float:
         """See `CostModel.price`; in microseconds, estimated."""
+        if not layer.macs:
+            return 0.0
         shape = layer_shape(layer, form, self.picture)
         time = estimate_us(self.gpu, shape, sparse=False)
         if runs_sparse(layer, form):
@@ -152,6 +154,8 @@ class TableCost:
 
     def price(self, layer: Layer, form: Form) -> float:
         """See `CostModel.price`; in microseconds."""
+        if not layer.macs:
+            return 0.0
         picture = (self.table.height, self.table.width)
         times = self.table.look_up(layer_shape(layer, form, picture))
         time = times.dense_us

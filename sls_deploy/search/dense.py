@@ -7,12 +7,14 @@ from pathlib import Path
 
 import torch
 
+from sls_deploy._version import __version__
 from sls_deploy.config import DataConfig, ModelConfig, TrainConfig
 from sls_deploy.data.crops import CropSampler, held_out
 from sls_deploy.data.feed import Feed
 from sls_deploy.errors import SlsError
 from sls_deploy.files import hash_file, hash_json
 from sls_deploy.models.model import fresh_model, save_weights
+from sls_deploy.models.own import code_hash
 from sls_deploy.progress import Progress, Report, silent
 from sls_deploy.search.checkpoint import (
     IDENTITY,
@@ -44,7 +46,7 @@ class TrainResult:
 def train_dense(
     config: TrainConfig, data: DataConfig, out: Path, report: Report = silent
 ) -> TrainResult:
-    """Train a network of the registry with the L1 loss; goes on where it was interrupted.
+    """Train a network with the L1 loss; goes on where it was interrupted.
 
     Args:
         config: network, length and rate.
@@ -68,7 +70,10 @@ def train_dense(
     optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     folder = out.with_name(f"{out.stem}.checkpoint")
     files = {str(path): hash_file(path) for path in (*photos.files, *measured.files)}
-    identity = hash_json([config.model_dump(mode="json"), data.model_dump(mode="json"), files])
+    made_by = [__version__, code_hash(config.name)]
+    identity = hash_json(
+        [config.model_dump(mode="json"), data.model_dump(mode="json"), files, made_by]
+    )
     step, psnr = 0, 0.0
     if state := resume(folder, identity):
         model.load_state_dict(

@@ -10,7 +10,7 @@ from sls_deploy.models.architecture import Description
 from sls_deploy.models.model import RestorationModel, fresh_model, load_model
 from sls_deploy.models.registry import REGISTRY
 from sls_deploy.search.layers import Choice, Layer, list_layers
-from sls_deploy.search.trace import Trace, trace_size
+from sls_deploy.search.trace import Trace, trace
 from sls_deploy.sizes import padded_side
 from sls_deploy.sparsity.pattern import Pattern
 
@@ -88,7 +88,7 @@ def inspect_network(
     notes = []
     graph: Trace | tuple[int, int]
     try:
-        graph = trace_size(model, (height, width))
+        graph = trace(model, (height, width))
     except SlsError as error:
         height = width = _small_side(model)
         graph = (height, width)

@@ -113,7 +113,7 @@ def list_layers(
 ) -> list[Layer]:
     """`find_layers` also where nothing can be pruned."""
     if isinstance(graph, Trace):
-        found, size = _traced(model, graph), tuple(graph.input.meta["val"].shape[2:])
+        found, size = _traced(model, graph), tuple(graph.shape[2:])
     else:
         found, size = _hooked(model, graph), graph
     pixels = math.prod(size)
@@ -185,7 +185,7 @@ def _traced(model: RestorationModel, graph: Trace) -> list[Layer]:
                 kind=KINDS[node.target],
                 shape=tuple(int(size) for size in weight.meta["val"].shape),
                 groups=layout_of(node).groups,
-                macs=positions_of(node) * weight.meta["val"].numel(),
+                macs=positions_of(node) * weight.meta["val"].numel() / graph.shape[0],
                 reason="",
                 parameter=parameter,
             ),
@@ -210,7 +210,7 @@ def _hooked(model: RestorationModel, size: tuple[int, int]) -> list[Layer]:
         for layer, module in _modules(model)
     ]
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             channels, device = COLOURS * model.description.frames, next(model.parameters()).device
             model(torch.zeros(1, channels, *size, device=device))
     finally:

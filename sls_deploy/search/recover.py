@@ -229,8 +229,8 @@ class Recovery:
         """Pruned weights stay where they are."""
         for name, mask in self.masks.items():
             gradient = self.parameters[name].grad
-            assert gradient is not None  # noqa: S101 - every prunable layer is used
-            gradient.mul_(mask)
+            if gradient is not None:  # a network may keep gradients from a layer
+                gradient.mul_(mask)
 
     @torch.no_grad()
     def _choose_masks(self, regrowth: Regrowth) -> None:

@@ -208,7 +208,7 @@ def _run(
     graph: Trace, state: Mapping[str, Tensor], picture: Tensor, layers: Collection[str]
 ) -> tuple[Tensor, list[tuple[str, Tensor]]]:
     """The restored picture, and what layers give on the way: [filters, ...], in order of use."""
-    layer_of = {node: name for name in layers for node in graph.uses[name]}
+    layer_of = {node: name for name in layers for node in graph.uses.get(name, ())}
     walk, given = Walk(graph, state, picture), []
     for node in graph.nodes:
         output = walk.step(node)

@@ -19,6 +19,7 @@ def resolve(config: Config, description: Description) -> Config:
             "name": absolute(own) if is_own(own := config.model.name) else description.name,
             "scale": description.scale,
             "frames": description.frames,
+            **(_of_own(description) if is_own(config.model.name) else {}),
         },
         "data": {},
         "search": {},
@@ -38,6 +39,15 @@ def resolve(config: Config, description: Description) -> Config:
             for name, values in sections.items()
         }
     )
+
+
+def _of_own(description: Description) -> dict[str, Any]:
+    """What the settings must say of a network of the user's own."""
+    return {
+        "options": description.options,
+        "input_range": int(description.input_range),
+        "output": description.output,
+    }
 
 
 def claim(run: Run, config: Config) -> Config:

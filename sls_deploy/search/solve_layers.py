@@ -70,15 +70,17 @@ def solve_layers(
     Raises:
         SlsError: a layer's inputs are not finite.
     """
-    graph, model = dense
+    count = len(calibration.pictures)
+    graph, model = dense[0].of(count), dense[1]
+    others = pruned[0].of(count)
     first = {graph.uses[name][0]: name for name in layers if name in graph.uses}
     later = dict(dense_sums(graph, model, layers, calibration, later_uses=True))
     walk, other = (
         Walk(operations, operations.state(weights), calibration.pictures)
-        for operations, weights in (dense, pruned)
+        for operations, weights in ((graph, model), (others, pruned[1]))
     )
     results = {}
-    for node, twin in zip(graph.nodes, pruned[0].nodes, strict=True):
+    for node, twin in zip(graph.nodes, others.nodes, strict=True):
         output = walk.step(node)
         if name := first.get(node):
             report(name)
@@ -89,7 +91,7 @@ def solve_layers(
                 whole = layout.filters(walk.arguments(node)[1])
                 rows = whole.double().reshape(len(hessian), -1, hessian.shape[-1])
                 hessian, target = hessian + later[name], target + rows @ later[name]
-            felt = None if metric is None else metric[name]
+            felt = None if metric is None else metric.get(name)
             with solvable(name):
                 filters = layout.filters(weight)
                 parts = [solve(name, part) for part in _parts(filters, hessian, target, felt)]

@@ -41,7 +41,16 @@ class SparseNetwork(nn.Module):
         self.layers = layers
         self.pattern = pattern
         # In a list, where they are not registered a second time.
-        self._pruned = [model.network.get_submodule(layer.name) for layer in layers]
+        self._pruned = [model.network.get_parameter(layer.parameter) for layer in layers]
+        all_names = [
+            (name, id(value))
+            for name, value in model.network.named_parameters(remove_duplicate=False)
+        ]
+        self._names = {
+            layer.parameter: [name for name, value in all_names if value == id(weight)]
+            for layer, weight in zip(layers, self._pruned, strict=True)
+        }
+        """All names of each weight: a module may stand in several places."""
         self.scores = nn.Parameter(torch.ones(len(layers), pattern.units - 1))
         costs = unit_costs(MacsCost(), layers, pattern) if costs is None else costs
         self.register_buffer("costs", costs, persistent=False)
@@ -51,7 +60,7 @@ class SparseNetwork(nn.Module):
     @property
     def weights(self) -> list[Tensor]:
         """The dense weights of the prunable layers."""
-        return [module.get_parameter("weight") for module in self._pruned]
+        return list(self._pruned)
 
     @property
     def products(self) -> Tensor:
@@ -136,6 +145,9 @@ class SparseNetwork(nn.Module):
             key: value.detach().clone() for key, value in self.model.network.state_dict().items()
         }
         with torch.no_grad():
-            for name, weight in self.effective(self.table()).items():
-                state[name.removeprefix("network.")] = weight.clone()
+            for layer, weight in zip(
+                self.layers, self.effective(self.table()).values(), strict=True
+            ):
+                for name in self._names[layer.parameter]:
+                    state[name] = weight.clone()
         return state

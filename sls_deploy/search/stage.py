@@ -72,7 +72,7 @@ def search_budgets(
     layers = find_layers(model, pattern, graph or (config.search.patch,) * 2, choice)
     prunable = [layer for layer in layers if layer.prunable]
     prices = cost_model(config.search, config.build.opt_shape[2:])
-    for layer in prunable:  # so that what was not measured is said before any work
+    for layer in layers:  # so that what was not measured is said before any work
         prices.price(layer, dense_form(layer))
     sampler = CropSampler(photos, config.search.patch, config.search.batch, config.search.seed)
     crops = held_out(measured, config.data.held_out, config.search.patch)
@@ -135,6 +135,7 @@ class _Stage:
                 "budget": budget,
                 "method": self.config.search.method,
                 "dense_sha256": inputs["weights"],
+                "code_sha256": inputs["code"],
                 "pattern": self.config.search.pattern,
                 "dense_psnr": self.dense_psnr,
             }

@@ -47,8 +47,8 @@ class Calibration:
         Raises:
             SlsError: it does not hold even a few; says how much it takes.
         """
+        graph, most = graph.of(1), 0
         one = Walk(graph, graph.state(model), self.pictures[:1])
-        most = 0
         with torch.no_grad():
             for node in graph.nodes:
                 one.step(node)
@@ -99,6 +99,7 @@ def dense_sums(
     Yields:
         A layer and its sums over its uses, float64 of shape [groups, K, K].
     """
+    graph = graph.of(len(calibration.pictures))
     wanted = {
         name: graph.uses[name][later_uses:]
         for name in layers

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
+import operator
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.export import Dim
+from torch.utils._pytree import tree_leaves
 
 from sls_deploy.errors import SlsError
 from sls_deploy.models.model import RestorationModel
-from sls_deploy.models.restoration import COLOURS
+from sls_deploy.models.restoration import COLOURS, run_once
 from sls_deploy.sparsity.filters import Layout
 
-_PICTURES = 2
-"""Pictures in the example: one would be taken as a constant."""
 _aten = torch.ops.aten
 KINDS: dict[Any, str] = {
     _aten.conv1d.default: "Conv1d",
@@ -35,13 +34,17 @@ _PREFIX = "network."
 class Trace:
     """The operations of a network in the order in which they run, as `torch.export` sees them.
 
-    They take pictures of one size, in any number.
+    They take pictures of one size and number: many networks compute with the number of pictures as
+    if it were a constant, windows of attention for example. `of` gives them for another number.
 
     Args:
         program: the exported model.
+        model: the model.
     """
 
-    def __init__(self, program: torch.export.ExportedProgram) -> None:
+    def __init__(self, program: torch.export.ExportedProgram, model: RestorationModel) -> None:
+        self._model = model
+        self._others: dict[int, Trace] = {}
         signature = program.graph_signature
         named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         constants = {**signature.inputs_to_lifted_tensor_constants}
@@ -51,7 +54,13 @@ class Trace:
         needed = _needed(nodes, self.output)
         self.nodes = [node for node in nodes if node.op == "call_function" and node in needed]
         """Those that the restored picture depends on."""
-        self._parameters = {key: name.removeprefix(_PREFIX) for key, name in named.items()}
+        own = dict(model.network.named_parameters(remove_duplicate=False))
+        first = {id(value): name for name, value in reversed(own.items())}
+        names = {key: name.removeprefix(_PREFIX) for key, name in named.items()}
+        # Of several names of one weight the first is the one that all else goes by.
+        self._parameters = {
+            key: first[id(own[name])] if name in own else name for key, name in names.items()
+        }
         self._constants = {key: program.constants[name] for key, name in constants.items()}
         self.weighted: list[fx.Node] = [node for node in self.nodes if node.target in KINDS]
         """Convolutions and linear layers, in order."""
@@ -61,6 +70,21 @@ class Trace:
             name = self.parameter(node.args[1])
             if name and name.endswith(".weight"):
                 self.uses.setdefault(name.removesuffix(".weight"), []).append(node)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the pictures, NCHW."""
+        shape: torch.Size = self.input.meta["val"].shape
+        return shape
+
+    def of(self, pictures: int) -> Trace:
+        """The same operations on another number of pictures."""
+        if pictures == self.shape[0]:
+            return self
+        if pictures not in self._others:
+            height, width = self.shape[2:]
+            self._others[pictures] = trace(self._model, (height, width), pictures)
+        return self._others[pictures]
 
     def parameter(self, value: Any) -> str | None:
         """Name of the parameter or buffer of the raw network that a value stands for."""
@@ -84,70 +108,79 @@ def layout_of(node: fx.Node) -> Layout:
     return Layout(groups, kind.startswith("ConvTranspose"))
 
 
-def positions_of(node: fx.Node) -> float:
-    """Places at which a layer's weights are used, for one picture."""
+def positions_of(node: fx.Node) -> int:
+    """Places at which a layer's weights are used, in all pictures."""
     kind = KINDS[node.target]
     of = node.args[0] if kind.startswith("ConvTranspose") else node
     assert isinstance(of, fx.Node)  # noqa: S101 - what a layer works on is a value of the graph
-    sizes = [_size(item) for item in of.meta["val"].shape]
-    channels = sizes.pop(-1 if kind == "Linear" else -len(_kernel(node)) - 1)
-    return math.prod(sizes) / _PICTURES if channels else 0.0
+    sizes = list(of.meta["val"].shape)
+    del sizes[-1 if kind == "Linear" else -len(_kernel(node)) - 1]
+    return math.prod(sizes)
 
 
-def trace(model: RestorationModel, side: int) -> Trace:
-    """Trace a network for any number of pictures of one size.
+def trace(model: RestorationModel, size: int | tuple[int, int], pictures: int = 1) -> Trace:
+    """Trace a network for pictures of one size.
 
     Args:
         model: the network.
-        side: height and width of the pictures, in pixels.
+        size: height and width of the pictures in pixels; one number for both.
+        pictures: how many there are; `Trace.of` gives the same for others.
 
     Raises:
-        SlsError: its operations depend on the values in the pictures or on their number.
+        SlsError: its operations depend on the values in the pictures.
     """
-    return trace_size(model, (side, side))
-
-
-def trace_size(model: RestorationModel, size: tuple[int, int]) -> Trace:
-    """The same for a height and a width, in pixels."""
-    example = (torch.zeros(_PICTURES, COLOURS * model.description.frames, *size),)
+    sides = (size, size) if isinstance(size, int) else size
+    example = torch.zeros(pictures, COLOURS * model.description.frames, *sides)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they are of the network, which runs as it did
-            program = torch.export.export(
-                model.eval(), example, dynamic_shapes=({0: Dim.AUTO},), strict=False
-            )
-        graph = Trace(program)
+            run_once(model, example)
+            program = torch.export.export(model.eval(), (example,), strict=False)
+            run_once(model, example)
         nested = [node.name for node in program.graph.nodes if node.op == "get_attr"]
         if nested:
             raise ValueError(f"it has graphs inside its graph, such as {nested[0]}")
-        if isinstance(graph.input.meta["val"].shape[0], int):
-            raise ValueError("its operations are for one number of pictures only")
     except Exception as error:  # the tracer raises many kinds
         reason = str(error).strip().partition("\n")[0]
         fix = "Use --method sls, which needs no graph."
         raise SlsError(f"cannot be traced ({reason})", model.description.name, fix) from None
-    return graph
+    return Trace(program, model)
 
 
 def _needed(nodes: list[fx.Node], output: fx.Node) -> set[fx.Node]:
-    """What the output is computed from; whatever works in place counts, since others may see it."""
-    needed = {output}
-    for node in reversed(nodes):
-        schema = getattr(node.target, "_schema", None)
-        if node in needed or (schema is not None and schema.is_mutable):
-            needed |= {node, *node.all_input_nodes}
-    return needed
+    """What the output is computed from, with what works in place on memory that it reads."""
+    memory: dict[fx.Node, fx.Node] = {}
+    for node in nodes:
+        shares = _shares_memory(node) and node.all_input_nodes
+        memory[node] = memory[node.all_input_nodes[0]] if shares else node
+    needed, read = {output}, {memory[output]}
+    while True:
+        before = len(needed)
+        for node in reversed(nodes):
+            if node in needed or (_writes(node) and memory[node] in read):
+                needed |= {node, *node.all_input_nodes}
+                read |= {memory[item] for item in (node, *node.all_input_nodes)}
+        if len(needed) == before:
+            return needed
+
+
+def _shares_memory(node: fx.Node) -> bool:
+    """Whether a node gives its first input again, or a view of it."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return node.target is operator.getitem
+    return any(given.alias_info is not None for given in schema.returns)
+
+
+def _writes(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
 
 
 def _kernel(node: fx.Node) -> tuple[int, ...]:
     weight = node.args[1]
     assert isinstance(weight, fx.Node)  # noqa: S101 - a weight is a value of the graph
     return tuple(weight.meta["val"].shape[2:])
-
-
-def _size(dimension: int | torch.SymInt) -> int:
-    """A size in the example, of which the number of pictures is a symbol."""
-    return dimension if isinstance(dimension, int) else int(dimension.node.hint)
 
 
 class Walk:
@@ -190,5 +223,5 @@ class Walk:
     @property
     def bytes_held(self) -> int:
         """Size of the values that are held now, weights left out."""
-        held = (value for name, value in self.values.items() if name not in self._held)
-        return sum(value.nbytes for value in held if isinstance(value, Tensor))
+        held = [value for name, value in self.values.items() if name not in self._held]
+        return sum(value.nbytes for value in tree_leaves(held) if isinstance(value, Tensor))

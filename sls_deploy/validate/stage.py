@@ -114,15 +114,19 @@ def validate_budget(
     plans = sorted(run.folder("engines", budget).glob("*.plan"))
     sparse = searched / _exported_weights(exported)
     dense_hash = hash_file(config.weights)
-    if read_ratios(searched / "ratios.json").get("dense_sha256") != dense_hash:
+    ratios, code = read_ratios(searched / "ratios.json"), code_hash(config.name)
+    if ratios.get("dense_sha256") != dense_hash:
         what = "is not the checkpoint that was searched"
         raise SlsError(what, str(config.weights), "Put it back, or search again.")
+    if ratios.get("code_sha256", code) != code:
+        fix = "Put the code back, or search again."
+        raise SlsError("is not the code that was searched", config.name, fix)
     inputs = {
         "versions": versions(),
         "options": options.model_dump(mode="json", exclude={"pictures"}),
         "pictures": {str(path): hash_file(path) for path in truth.files},
         "degradation": degradation.note,
-        "code": code_hash(config.name),
+        "code": code,
         "dense": dense_hash,
         "gpu": gpu_architecture(),
         "engines": {plan.stem: run.is_current(_engine_key(budget, plan)) for plan in plans},

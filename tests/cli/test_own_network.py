@@ -132,6 +132,17 @@ def test_same_command_again_does_nothing(told: Any, program: Program, project: P
     assert all(item["skipped"] for item in done["search"]["budgets"] + done["export"])
 
 
+def test_changed_code_is_no_longer_exported_or_validated(
+    told: Any, program: Program, project: Path
+) -> None:
+    (project / "net.py").write_text(NETWORK.replace("0.1 * self", "0.2 * self"))
+    for command in ("export", "validate"):
+        outcome = program(command, "runs/own", cwd=project)
+        assert outcome.code == 2
+        assert re.search(r"net\.py:make: is not the code that was searched", outcome.err)
+    (project / "net.py").write_text(NETWORK)
+
+
 def test_changed_code_is_searched_again(told: Any, program: Program, project: Path) -> None:
     key, before = "search/b0.60", Run(project / "runs/own").manifest["search/b0.60"].inputs
     (project / "net.py").write_text(NETWORK + "\n# changed\n")

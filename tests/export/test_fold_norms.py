@@ -131,3 +131,16 @@ def test_refuses_another_change(name: str, reason: str) -> None:
     after[name][0, 0] = 1
     with pytest.raises(SlsError, match=f"{name}: .*{reason}"):
         check_folded(state_of(model), after, folded.layers)
+
+
+class Activated(nn.BatchNorm2d):
+    """A normalisation with an activation of its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(super().forward(x))
+
+
+def test_normalisation_that_does_more_is_left() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), Activated(3))
+    model = RestorationModel(network, Description("mine", {}, 1, 1.0)).eval()
+    assert fold_norms(model).model is model

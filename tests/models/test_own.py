@@ -15,6 +15,7 @@ from sls_deploy.config import ModelConfig
 from sls_deploy.errors import SlsError
 from sls_deploy.models.architecture import Description, StateDict
 from sls_deploy.models.model import RestorationModel, find_architecture, load_model, save_weights
+from sls_deploy.models.own import code_hash
 
 HEAD = """
 import torch
@@ -498,3 +499,54 @@ def test_file_imports_what_lies_beside_it(tmp_path: Path) -> None:
     (tmp_path / "own_blocks_beside.py").write_text(HEAD + PLAIN)
     config = wanted(tmp_path, "from own_blocks_beside import make")
     assert described(config).scale == 2
+
+
+def test_settings_that_contradict_the_file_are_refused(tmp_path: Path) -> None:
+    config = wanted(tmp_path, options={"features": 6})
+    model = built(config)
+    path = save_weights(tmp_path / "own.safetensors", RestorationModel(model, described(config)))
+    assert load_model(path, ModelConfig(name=config.name)).description.options == {"features": 6}
+    for told in ({"options": {"features": 8}}, {"input_range": 255}, {"output": "x"}):
+        with pytest.raises(SlsError, match=f"was written with {next(iter(told))} = "):
+            load_model(path, ModelConfig(name=config.name, **told))
+
+
+def test_text_for_the_factory_is_taken_from_the_settings_only(tmp_path: Path) -> None:
+    text = """
+    def make(weights="none"):
+        return nn.Sequential(conv(), nn.ReLU(), conv())
+    """
+    config = wanted(tmp_path, text, options={"weights": "a.pth"})
+    path = save_weights(
+        tmp_path / "own.safetensors", RestorationModel(built(config), described(config))
+    )
+    assert load_model(path, config).description.options == {"weights": "a.pth"}
+    with pytest.raises(SlsError, match="has the option weights, which is no number"):
+        load_model(path, ModelConfig(name=config.name))
+
+
+def test_multiples_need_not_be_powers_of_two(tmp_path: Path) -> None:
+    text = """
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c = conv()
+
+        def forward(self, x):
+            n, c, h, w = x.shape
+            return self.c(x).view(n, c, h // 12, 12, w // 12, 12).reshape(x.shape)
+
+    def make():
+        return Net()
+    """
+    found = described(wanted(tmp_path, text))
+    assert (found.multiple, found.least_side) == (12, 12)
+
+
+def test_hash_of_the_code_covers_what_it_imports(tmp_path: Path) -> None:
+    (tmp_path / "blocks_beside.py").write_text("WIDTH = 4\n")
+    config = wanted(tmp_path, "import blocks_beside\n" + textwrap.dedent(PLAIN))
+    before = code_hash(config.name)
+    (tmp_path / "blocks_beside.py").write_text("WIDTH = 5\n")
+    assert code_hash(config.name) != before
+    assert code_hash("rlfn") == ""

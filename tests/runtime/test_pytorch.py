@@ -45,3 +45,9 @@ def test_refuses_to_run_once_closed() -> None:
     runner.close()
     with pytest.raises(SlsError, match="dense: was closed"):
         runner.run(PICTURES)
+
+
+def test_network_that_cannot_take_the_pictures_is_named() -> None:
+    runner = TorchRunner(nn.Conv2d(6, 3, 1), "sparse PyTorch")
+    with pytest.raises(SlsError, match=r"sparse PyTorch: failed on pictures of shape \[2, 3, 5, 7"):
+        runner.run(PICTURES)

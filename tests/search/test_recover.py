@@ -330,3 +330,22 @@ def test_refits_come_after_the_masks_have_settled(case: Case) -> None:
     recovery.run(lambda _: None, silent)
     assert len(asked) == 1
     assert min(recovery.refits) > recovery.settled
+
+
+def test_layer_without_a_gradient_stays_as_it_is() -> None:
+    class Held(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.held, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.held(x).detach())  # type: ignore[no-any-return]
+
+    model = RestorationModel(Held(), Description("own", {}, 1, 1.0))
+    weight = model.network.get_parameter("held.weight").detach().clone()
+    pair = (torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8))
+    masks = {"held.weight": torch.ones_like(weight)}
+    Recovery(
+        model, masks, copy.deepcopy(model), lambda _: pair, pair, CONFIG, 2, "recover"
+    ).train_step()
+    assert torch.equal(model.network.get_parameter("held.weight"), weight)

@@ -14,6 +14,7 @@ from sls_deploy.models.model import RestorationModel, build_model
 from sls_deploy.search.layers import find_layers
 from sls_deploy.search.trace import Trace, Walk, trace
 from sls_deploy.sparsity.pattern import Pattern
+from tests.zoo import zoo_model
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "edsr": {"features": 8, "blocks": 1, "scale": 2},
@@ -67,6 +68,7 @@ def chain() -> tuple[RestorationModel, Trace]:
 
 def walked(model: RestorationModel, graph: Trace, pictures: Tensor) -> Tensor:
     """What a walk ends with."""
+    graph = graph.of(len(pictures))
     walk = Walk(graph, graph.state(model), pictures)
     with torch.no_grad():
         for node in graph.nodes:
@@ -182,3 +184,46 @@ def test_network_that_looks_at_its_pictures_is_refused() -> None:
 
     with pytest.raises(SlsError, match=r"mine: cannot be traced .* Use --method sls"):
         trace(model_of(Undecided()), 32)
+
+
+KEPT: dict[tuple[int, ...], Tensor] = {}
+
+
+class Remembering(Chain):
+    """Keeps a grid for each size of picture, as networks that warp frames do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = tuple(x.shape[2:])
+        if size not in KEPT:
+            KEPT[size] = torch.linspace(0, 1, size[1]).expand(1, 1, *size)
+        return super().forward(x + KEPT[size])
+
+
+def test_what_a_network_keeps_for_a_size_stays_real() -> None:
+    KEPT.clear()
+    model = model_of(Remembering())
+    graph = trace(model, 32)
+    assert type(model(PICTURES)) is Tensor
+    torch.testing.assert_close(walked(model, graph, PICTURES), model(PICTURES))
+
+
+def test_network_that_kept_values_of_a_trace_is_refused() -> None:
+    KEPT.clear()
+    model = model_of(Remembering())
+    with torch.no_grad():
+        torch.export.export(model, (torch.zeros(1, 3, 32, 32),), strict=False)
+    with pytest.raises(SlsError, match="kept those of a trace"):
+        trace(model, 32)
+
+
+def test_operations_in_place_count_where_the_picture_sees_them() -> None:
+    graph = trace(zoo_model("in_place"), 16)
+    assert set(graph.uses) == {"entry", "body", "exit"}
+    written = [str(node.target) for node in graph.nodes if "_." in str(node.target)]
+    assert written == ["aten.leaky_relu_.default", "aten.clamp_.default"]
+
+
+def test_weight_of_two_names_goes_by_the_first() -> None:
+    graph = trace(zoo_model("two_names"), 16)
+    assert len(graph.uses["first"]) == 2
+    assert "again" not in graph.uses
