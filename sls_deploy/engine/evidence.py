@@ -80,7 +80,7 @@ def gather_evidence(
     log = read_sparsity_log(sparsity_log)
     eligible = [layer for layer in layers if layer.eligible]
     told = [layer.bytes_in_plan for layer in eligible if layer.bytes_in_plan is not None]
-    found = f"{sum(told)} of {len(eligible)} eligible layers' weights found in the plan"
+    found = f"{sum(told)} of {len(eligible)} eligible convolutions' weights found in the plan"
     if log.chosen:
         statement = f"TensorRT chose a sparse kernel for {log.chosen} layers; {found}"
         return Evidence("L3", statement, log, layers)
@@ -89,7 +89,7 @@ def gather_evidence(
         statement = f"TensorRT found {log.eligible} layers eligible and {chosen}; {found}"
         return Evidence("L2", statement, log, layers)
     if not eligible:
-        return Evidence("none", f"no layer is eligible for sparse kernels; {_UNKNOWN}", log, layers)
+        return Evidence("none", f"no convolution is eligible for sparse kernels; {_UNKNOWN}", log, layers)
     level: Literal["L0", "L1"] = "L1" if sum(told) == len(eligible) else "L0"
     return Evidence(level, f"{found}; {_UNKNOWN}", log, layers)
 

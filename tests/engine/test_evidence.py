@@ -68,7 +68,7 @@ def test_a_real_engine_reaches_l1_and_no_more(built: Built) -> None:
     evidence = built[1]["fp16"].manifest.evidence
     assert evidence.level == "L1"
     assert evidence.statement == (
-        "3 of 3 eligible layers' weights found in the plan; "
+        "3 of 3 eligible convolutions' weights found in the plan; "
         "kernel choice unknown until it is loaded on a GPU"
     )
 
@@ -124,7 +124,7 @@ def test_l1_needs_every_eligible_layer_to_be_found() -> None:
     assert [layer.eligible for layer in evidence.layers] == [True, True]
     assert [layer.bytes_in_plan for layer in evidence.layers] == [True, None]
     assert evidence.level == "L0"
-    assert evidence.statement.startswith("1 of 2 eligible layers' weights found in the plan")
+    assert evidence.statement.startswith("1 of 2 eligible convolutions' weights found in the plan")
     assert gather_evidence(one_convolution(weights[:1]), plan).level == "L1"
 
 
