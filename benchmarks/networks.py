@@ -200,10 +200,11 @@ def table(out: Out) -> None:
     for name in ENTRIES:
         path = out / f"{name}.json"
         if path.exists():
-            typer.echo(_line(json.loads(path.read_text())))
+            typer.echo(line_of(json.loads(path.read_text())))
 
 
-def _line(row: dict[str, Any]) -> str:
+def line_of(row: dict[str, Any]) -> str:
+    """A row of the table in Markdown."""
     both = [row["budgets"][f"{budget:g}"] for budget in BUDGETS]
     first = both[0]
     colour = "Y" if first["metric"] == "psnr_y" else "RGB"
