@@ -89,7 +89,8 @@ def gather_evidence(
         statement = f"TensorRT found {log.eligible} layers eligible and {chosen}; {found}"
         return Evidence("L2", statement, log, layers)
     if not eligible:
-        return Evidence("none", f"no convolution is eligible for sparse kernels; {_UNKNOWN}", log, layers)
+        statement = f"no convolution is eligible for sparse kernels; {_UNKNOWN}"
+        return Evidence("none", statement, log, layers)
     level: Literal["L0", "L1"] = "L1" if sum(told) == len(eligible) else "L0"
     return Evidence(level, f"{found}; {_UNKNOWN}", log, layers)
 
