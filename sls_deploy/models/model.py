@@ -85,6 +85,8 @@ def load_model(weights: Path, wanted: ModelConfig | None = None) -> RestorationM
             description = recognise(state, wanted.scale)
         assert description is not None  # noqa: S101 - both raise where they do not know
         _check_wanted(description, wanted)
+        if own.is_own(description.name):
+            description = _checked_own(description, wanted)
         if not own.is_own(wanted.name):
             architecture = REGISTRY.get(description.name)
         if recognised and architecture.convert:
@@ -240,24 +242,31 @@ def _check_wanted(description: Description, wanted: ModelConfig) -> None:
     if name not in ("auto", description.name):
         fix = f"Ask for {description.name}, or give the weights of {name}."
         raise SlsError(f"holds {description.name}, not {name}", fix=fix)
-    if own.is_own(description.name):
-        _check_own(description, wanted)
     if scale not in (None, description.scale):
         fix = "Ask for a scale that is there."
         raise SlsError(f"holds no weights for x{scale} (there: x{description.scale})", fix=fix)
 
 
-def _check_own(description: Description, wanted: ModelConfig) -> None:
-    """Refuse a file whose description contradicts the settings, or is more than numbers."""
-    for key in sorted(wanted.model_fields_set & {"options", "input_range", "frames", "output"}):
+def _checked_own(description: Description, wanted: ModelConfig) -> Description:
+    """A file's description with the options that the settings add.
+
+    Raises:
+        SlsError: it contradicts the settings, or has options by itself that are no numbers.
+    """
+    for key in sorted(wanted.model_fields_set & {"input_range", "frames", "output"}):
         said, found = getattr(wanted, key), getattr(description, key)
         if said is not None and said != found:
             what = f"was written with {key} = {found}, not {said}"
             raise SlsError(what, fix=f"Leave model.{key} out of the settings.")
-    odd = [key for key, value in description.options.items() if not isinstance(value, _PLAIN)]
-    if odd and wanted.options != description.options:
-        fix = f"Set model.options to {description.options} if you trust them."
-        raise SlsError(f"has the option {odd[0]}, which is no number", fix=fix)
+    for key, value in description.options.items():
+        said = wanted.options.get(key, value)
+        if said != value:
+            what = f"was written with options of {key} = {value}, not {said}"
+            raise SlsError(what, fix="Leave it out of model.options.")
+        if key not in wanted.options and not isinstance(value, _PLAIN):
+            fix = f"Set model.options to {description.options} if you trust them."
+            raise SlsError(f"has the option {key}, which is no number", fix=fix)
+    return replace(description, options={**description.options, **wanted.options})
 
 
 def _check_widths(model: RestorationModel) -> None:

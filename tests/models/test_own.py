@@ -507,8 +507,16 @@ def test_settings_that_contradict_the_file_are_refused(tmp_path: Path) -> None:
     path = save_weights(tmp_path / "own.safetensors", RestorationModel(model, described(config)))
     assert load_model(path, ModelConfig(name=config.name)).description.options == {"features": 6}
     for told in ({"options": {"features": 8}}, {"input_range": 255}, {"output": "x"}):
-        with pytest.raises(SlsError, match=f"was written with {next(iter(told))} = "):
+        with pytest.raises(SlsError, match=f"was written with {next(iter(told))} "):
             load_model(path, ModelConfig(name=config.name, **told))
+
+
+def test_settings_may_say_more_than_the_file(tmp_path: Path) -> None:
+    config = wanted(tmp_path)
+    model = RestorationModel(built(config), described(config))
+    path = save_weights(tmp_path / "own.safetensors", model)
+    more = ModelConfig(name=config.name, options={"features": 4, "scale": 2})
+    assert load_model(path, more).description.options == {"features": 4, "scale": 2}
 
 
 def test_text_for_the_factory_is_taken_from_the_settings_only(tmp_path: Path) -> None:
