@@ -1,4 +1,4 @@
-"""Draws docs/pictures/dmphn.png: a blurred photograph, restored dense and pruned, and the truth.
+"""Draws docs/pictures/dmphn.jpg: a blurred photograph, restored dense and pruned, and the truth.
 
     python benchmarks/deblurring_pictures.py RUN [OUT]
 
@@ -71,7 +71,7 @@ def draw(run: Run) -> Picture:
 
 def main() -> None:
     """Draw the run that the command names."""
-    out = Path(sys.argv[2] if len(sys.argv) > 2 else "docs/pictures/dmphn.png")
+    out = Path(sys.argv[2] if len(sys.argv) > 2 else "docs/pictures/dmphn.jpg")
     write_sheet(out, draw(Run.open(Path(sys.argv[1]))))
 
 
