@@ -182,8 +182,8 @@ def table(out: Out) -> None:
     """Print the rows that are there as a table in Markdown."""
     typer.echo(
         "| network | parameters | layers, prunable | MACs prunable, 2:4-eligible | dense dB | "
-        "cost at 0.5, 0.25 | lost dB | steps | parity fp32, fp16 dB | plan MiB |\n"
-        "|---|---|---|---|---|---|---|---|---|---|"
+        "cost at 0.5, 0.25 | exported | lost dB | steps | parity fp32, fp16 dB | plan MiB |\n"
+        "|---|---|---|---|---|---|---|---|---|---|---|"
     )
     for name in ENTRIES:
         path = out / f"{name}.json"
@@ -207,6 +207,7 @@ def line_of(row: dict[str, Any]) -> str:
         f"{row['prunable']:.0%}, {row['eligible']:.0%}",
         f"{first['dense_db']:.2f} {colour}, {row['pictures']}",
         pair("cost", ".3f"),
+        pair("exported_cost", ".3f"),
         pair("lost_db", "+.2f"),
         f"{first['steps']}",
         ", ".join(f"{item['parity_fp32_db']:.0f}/{item['parity_fp16_db']:.0f}" for item in both),
