@@ -45,7 +45,8 @@ def test_every_network_of_the_table_has_settings_that_hold() -> None:
 def test_row_of_a_network_is_a_line_of_the_table() -> None:
     budget = {
         "cost": 0.5, "exported_cost": 0.6, "lost_db": 0.04, "metric": "psnr_rgb",
-        "dense_db": 27.738, "steps": 150, "parity_fp32_db": 148.2, "parity_fp16_db": 76.4, "plan_bytes": 2**20,
+        "dense_db": 27.738, "steps": 150, "parity_fp32_db": 148.2, "parity_fp16_db": 76.4,
+        "plan_bytes": 2**20,
     }  # fmt: skip
     row = {
         "title": "mine", "scale": 1, "pattern": "2:4", "parameters": 1234, "layers": 5,
