@@ -103,7 +103,15 @@ def test_traced_by_fx(description: Description) -> None:
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 @pytest.mark.parametrize(
     "description",
-    ["edsr_x2", "carn_m_x3", "rfdn_x4", "rlfn_x2", "dmphn_1_2_4", "srn", "unet"],
+    [
+        "edsr_x2",
+        "carn_m_x3",
+        "rfdn_x4",
+        "rlfn_x2",
+        pytest.param("dmphn_1_2_4", marks=pytest.mark.slow),
+        pytest.param("srn", marks=pytest.mark.slow),
+        "unet",
+    ],
     indirect=True,
 )
 def test_exported_graph_runs_at_other_sizes(description: Description) -> None:
