@@ -13,6 +13,7 @@ from sls_deploy.config import DataConfig
 from sls_deploy.data.bicubic import Picture, crop_to_multiple, downscale
 from sls_deploy.data.images import list_images, read_image
 from sls_deploy.data.motion_blur import MotionBlur, named_generator
+from sls_deploy.data.synthesis import Synthesis
 from sls_deploy.errors import SlsError
 
 SHARP = ("sharp", "target", "gt")
@@ -56,26 +57,12 @@ class Degradation(Protocol):
         """
 
 
-class Synthesis(Degradation, Protocol):
-    """A degradation that needs nothing but the truth."""
-
-    def degrade(self, truth: Picture, name: str) -> Picture:
-        """Input of a picture whose sides the scale divides, uint8 HWC RGB.
-
-        Args:
-            truth: uint8 HWC RGB.
-            name: what randomness follows from.
-        """
-
-
 @dataclass(frozen=True)
-class Bicubic:
+class Bicubic(Synthesis):
     """Shrinks by MATLAB's bicubic; scale 1 gives the truth as its own input."""
 
     scale: int
     """Truth pixels for one input pixel."""
-
-    frames = 1
 
     @property
     def note(self) -> str:
@@ -83,19 +70,6 @@ class Bicubic:
         if self.scale == 1:
             return "Input is the truth itself"
         return "Input made by MATLAB's bicubic from the truth, cut to a multiple of the scale"
-
-    def files(self, path: Path) -> tuple[Path, ...]:
-        """The truth file alone."""
-        return (path,)
-
-    def pair(self, path: Path) -> tuple[Picture, Picture]:
-        """Input and truth of a truth file, uint8 HWC RGB.
-
-        Raises:
-            SlsError: the file cannot be read as a picture.
-        """
-        truth = crop_to_multiple(read_image(path), self.scale)
-        return self.degrade(truth, path.name), truth
 
     def degrade(self, truth: Picture, name: str) -> Picture:  # noqa: ARG002 - nothing is random
         """The shrunk picture."""

@@ -19,7 +19,6 @@ import hashlib
 import math
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -27,8 +26,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import fft
 
-from sls_deploy.data.bicubic import Picture, crop_to_multiple, downscale
-from sls_deploy.data.images import read_image
+from sls_deploy.data.bicubic import Picture, downscale
+from sls_deploy.data.synthesis import Synthesis
 
 Light = NDArray[np.float32]
 """Channels x height x width, linear in the light of the scene, white is 1."""
@@ -50,7 +49,7 @@ _STRIP = 64
 
 
 @dataclass(frozen=True)
-class MotionBlur:
+class MotionBlur(Synthesis):
     """Blurs and adds noise; what a picture gets follows from the seed and its file name alone."""
 
     scale: int = 1
@@ -67,7 +66,6 @@ class MotionBlur:
     """What adds up along the way: linear light, or the file's levels, as in GoPro's `blur`."""
     seed: int = 0
     """0 or more; another one gives other movements and noise."""
-    frames = 1
 
     @property
     def note(self) -> str:
@@ -79,19 +77,6 @@ class MotionBlur:
             f"shake {self.shake}, blended in {self.blend}, noise of {self.noise} levels "
             f"at middle grey, seed {self.seed}){shrunk}"
         )
-
-    def files(self, path: Path) -> tuple[Path, ...]:
-        """The files that a pair is made from."""
-        return (path,)
-
-    def pair(self, path: Path) -> tuple[Picture, Picture]:
-        """Input and truth of a truth file, uint8 HWC RGB.
-
-        Raises:
-            SlsError: the file cannot be read as a picture.
-        """
-        truth = crop_to_multiple(read_image(path), self.scale)
-        return self.degrade(truth, path.name), truth
 
     def degrade(self, truth: Picture, name: str) -> Picture:
         """The input of a picture, uint8 HWC RGB.

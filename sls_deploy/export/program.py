@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from sls_deploy.errors import SlsError
 from sls_deploy.models.restoration import COLOURS, run_once
+from sls_deploy.sizes import padded_side
 
 if TYPE_CHECKING:
     from sls_deploy.models.architecture import Description
@@ -106,7 +107,8 @@ def _example(about: Description, pictures: int) -> torch.Tensor:
     least = max(_SIDE, about.least_side)
     sides = [about.multiple * prime for prime in _PRIMES if about.multiple * prime >= least]
     if len(sides) < 2:
-        sides = [about.multiple * (-(-least // about.multiple) + more) for more in (0, 1)]
+        side = padded_side(_SIDE, about.least_side, about.multiple)
+        sides = [side, side + about.multiple]
     return torch.zeros(pictures, COLOURS * about.frames, *sides[:2])
 
 

@@ -76,19 +76,18 @@ def load_model(weights: Path, wanted: ModelConfig | None = None) -> RestorationM
             is wanted, or of another scale; they do not fit the network, or hold NaN or infinity.
     """
     wanted = wanted or ModelConfig()
-    architecture = find_architecture(wanted)
+    named = None if wanted.name == "auto" else find_architecture(wanted)
+    mine = named if own.is_own(wanted.name) else None
     state, description = read_weights(weights)
     recognised = description is None
     try:
         if description is None:
-            recognise = architecture.recognise if own.is_own(wanted.name) else REGISTRY.recognise
-            description = recognise(state, wanted.scale)
+            description = (mine or REGISTRY).recognise(state, wanted.scale)
         assert description is not None  # noqa: S101 - both raise where they do not know
         _check_wanted(description, wanted)
         if own.is_own(description.name):
             description = _checked_own(description, wanted)
-        if not own.is_own(wanted.name):
-            architecture = REGISTRY.get(description.name)
+        architecture = mine or REGISTRY.get(description.name)
         if recognised and architecture.convert:
             state = dict(architecture.convert(state, description))
         # Without memory behind it the network is made at once, and its initial weights never are.
@@ -146,14 +145,14 @@ def load_like(weights: Path, model: RestorationModel) -> RestorationModel:
 
 
 def find_architecture(wanted: ModelConfig) -> Architecture:
-    """How the network that is wanted is built; of the registry's any where that is 'auto'.
+    """How the network that is named is built.
 
     Raises:
         SlsError: no network has that name, or the user's own cannot be loaded.
     """
     if own.is_own(wanted.name):
         return own.load_architecture(wanted)
-    return REGISTRY.get(REGISTRY.names()[0] if wanted.name == "auto" else wanted.name)
+    return REGISTRY.get(wanted.name)
 
 
 def save_weights(path: Path, model: RestorationModel, state: StateDict | None = None) -> Path:

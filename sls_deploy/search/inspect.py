@@ -88,7 +88,7 @@ def inspect_network(
     notes = []
     graph: Trace | tuple[int, int]
     try:
-        graph = trace(model, (height, width))
+        graph = trace(model, (height, width), only_looked_at=True)
     except SlsError as error:
         height = width = _small_side(model)
         graph = (height, width)

@@ -118,13 +118,21 @@ def positions_of(node: fx.Node) -> int:
     return math.prod(sizes)
 
 
-def trace(model: RestorationModel, size: int | tuple[int, int], pictures: int = 1) -> Trace:
+def trace(
+    model: RestorationModel,
+    size: int | tuple[int, int],
+    pictures: int = 1,
+    *,
+    only_looked_at: bool = False,
+) -> Trace:
     """Trace a network for pictures of one size.
 
     Args:
         model: the network.
         size: height and width of the pictures in pixels; one number for both.
         pictures: how many there are; `Trace.of` gives the same for others.
+        only_looked_at: the model never runs on pictures of this size afterwards. Else it runs once
+            before, so that what it keeps for a size is real, which takes its time for large ones.
 
     Raises:
         SlsError: its operations depend on the values in the pictures.
@@ -134,9 +142,9 @@ def trace(model: RestorationModel, size: int | tuple[int, int], pictures: int = 
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they are of the network, which runs as it did
-            run_once(model, example)
+            if not only_looked_at:
+                run_once(model, example)
             program = torch.export.export(model.eval(), (example,), strict=False)
-            run_once(model, example)
         nested = [node.name for node in program.graph.nodes if node.op == "get_attr"]
         if nested:
             raise ValueError(f"it has graphs inside its graph, such as {nested[0]}")
