@@ -23,8 +23,9 @@ from pydantic import (
 
 from sls_deploy.errors import SlsError
 
-Precision = Literal["fp32", "fp16"]
-"""Precision of an exported graph's weights and activations; pictures stay fp32."""
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+"""Precision of an exported graph's weights and activations; pictures stay fp32. What int8 leaves
+out is fp16."""
 
 Degradation = Literal["auto", "bicubic", "pairs", "motion-blur"]
 """How the inputs of a network come about."""
@@ -215,6 +216,33 @@ class ExportConfig(Section):
     refill: bool = Field(
         True, description="Export layers below N = M/2 with M/2, which cost the same on Ampere."
     )
+    io: Literal["float", "uint8"] = Field(
+        "float",
+        description="'float': NCHW, RGB, 0..1; 'uint8': beside it a graph from NHWC bytes to NHWC "
+        "bytes, with conversion, scaling and clamping inside.",
+    )
+    static_shape: Shape | None = Field(
+        None, description="The one input size of the graphs, NCHW; all sizes where left out."
+    )
+    calibration: Path | None = Field(
+        None, description="Folder of photographs to measure ranges and losses on, else the run's."
+    )
+    calibration_crops: int = Field(
+        32, ge=1, description="Crops to measure ranges and losses of precision on."
+    )
+    half_loss_db: float = Field(
+        0.02, gt=0, description="Most PSNR that fp16 or bf16 may lose; worse layers stay fp32."
+    )
+    int8_loss_db: float = Field(
+        0.08, gt=0, description="Most PSNR that int8 may lose; worse layers stay fp16."
+    )
+    int8_ranges: Literal["min-max", "percentile", "entropy", "mse"] = Field(
+        "mse", description="How the range of an activation is chosen from its histogram."
+    )
+    int8_keep: tuple[str, ...] = Field(
+        (), description="Layers that stay fp16 in int8 graphs, as shell patterns of their names."
+    )
+    int8_ends: bool = Field(False, description="Quantise the first and the last layer too.")
 
 
 class BuildConfig(Section):
@@ -249,6 +277,13 @@ class ValidateConfig(Section):
     )
     min_parity_fp32_db: float = Field(80.0, description="Least PSNR of ONNX fp32 to PyTorch, dB.")
     min_parity_fp16_db: float = Field(50.0, description="Least PSNR of fp16 to PyTorch, dB.")
+    min_parity_bf16_db: float = Field(35.0, description="Least PSNR of bf16 to PyTorch, dB.")
+    min_parity_int8_db: float = Field(30.0, description="Least PSNR of int8 to PyTorch, dB.")
+
+    def min_parity_db(self, precision: Precision) -> float:
+        """Least PSNR of a precision to PyTorch, in dB."""
+        limit: float = getattr(self, f"min_parity_{precision}_db")
+        return limit
 
 
 class Config(Section):
@@ -322,6 +357,7 @@ def read_config(path: Path) -> Config:
         ("model", "weights"),
         ("data", "photos"),
         ("search", "latency_table"),
+        ("export", "calibration"),
         ("validate", "pictures"),
     ):
         value = values.get(section, {})

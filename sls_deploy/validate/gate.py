@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from sls_deploy.config import ValidateConfig
+from sls_deploy.config import Precision, ValidateConfig
 from sls_deploy.validate.measure import StageFigures
 
 Metric = Literal["psnr_y", "psnr_rgb"]
@@ -29,6 +30,12 @@ class Gate:
     """Whether it stays within the limit."""
     culprit: str
     """The worst picture where the gate failed, else empty."""
+
+
+def precision_of(stage: str) -> Precision:
+    """The precision that stands in the name of a stage; fp32 where none does."""
+    words = re.split(r"[ -]", stage)
+    return next((known for known in get_args(Precision) if known in words), "fp32")
 
 
 def headline(scale: int) -> Metric:
@@ -61,9 +68,7 @@ def judge(
         )
         if stage.name == SPARSE:
             continue
-        limit = options.min_parity_fp32_db
-        if "fp16" in stage.name:
-            limit = options.min_parity_fp16_db
+        limit = options.min_parity_db(precision_of(stage.name))
         passed = stage.parity_db is None or stage.parity_db >= limit
         parities = {
             figure.name: figure.parity_db
