@@ -15,6 +15,7 @@ def build(
     budget: o.Budget = None,
     arch: o.Architectures = None,
     precision: o.BuildPrecisions = None,
+    io: o.BuildIo = None,
     backend: o.Backend = None,
     timeout: o.Timeout = None,
     json: o.Json = False,
@@ -52,6 +53,7 @@ def build_flags(given: dict[str, Any]) -> dict[str, Any]:
     return {
         "architectures": o.listed(given["arch"]),
         "precisions": o.listed(given["precision"]),
+        "io": given["io"],
         "backend": given["backend"],
         "timeout": given["timeout"],
     }

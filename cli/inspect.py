@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +16,24 @@ _SIZE = "720x1280"
 
 
 def inspect(
+    target: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="TARGET", help="ONNX file or run folder; else --model or --weights."
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", help="Budget of the run; all if left out.", show_default=False),
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            "--compare",
+            help="ONNX file to compare with the file, or precision to compare with PyTorch.",
+            show_default=False,
+        ),
+    ] = None,
     model: o.Model = None,
     weights: o.Weights = None,
     scale: o.Scale = None,
@@ -30,16 +49,27 @@ def inspect(
 ) -> None:
     """
     \b
-    sls-deploy inspect --weights rlfn.pth
     sls-deploy inspect --model net.py:make --size 256x256 --keep 'body.0.*'
+    sls-deploy inspect runs/rlfn --budget 0.5 --compare fp16
 
     List the layers of a network: shape, share of the multiply-accumulates, whether each may be
-    pruned and whether Ampere's sparse tensor cores can take it, or why not.
+    pruned and whether Ampere's sparse tensor cores can take it, or why not. Of an ONNX file, or
+    of a run's: what it holds, or layer by layer where it departs from another or from PyTorch.
     """
+    from sls_deploy.cli.inspect_file import inspect_target
     from sls_deploy.cli.output import print_json
+    from sls_deploy.errors import SlsError
     from sls_deploy.search.inspect import inspect_network
     from sls_deploy.search.layers import Choice
 
+    if target is not None:
+        if model or weights:
+            raise SlsError("is given beside --model or --weights", str(target), "Name one of them.")
+        inspect_target(target, budget, compare, json=json)
+        return
+    if budget or compare:
+        flag = "--compare" if compare else "--budget"
+        raise SlsError("needs an ONNX file or a run folder", flag, "Name it before the flags.")
     flags: dict[str, dict[str, Any]] = {
         "model": {"name": model, "weights": weights, "scale": scale, "frames": frames},
         "search": {"pattern": pattern, "keep": keep, "prune": prune},

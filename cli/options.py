@@ -72,6 +72,8 @@ Refits = Annotated[int | None, setting(SearchConfig, "refits", "--refits")]
 Memory = Annotated[int | None, setting(SearchConfig, "memory", "--memory")]
 Crops = Annotated[int | None, setting(SearchConfig, "crops", "--crops")]
 Narrow = Annotated[int | None, setting(SearchConfig, "narrow", "--narrow")]
+Align = Annotated[int | None, setting(SearchConfig, "align", "--align")]
+Permute = Annotated[bool | None, setting(SearchConfig, "permute", "--permute/--no-permute")]
 Pattern = Annotated[str | None, setting(SearchConfig, "pattern", "--pattern")]
 Budgets = Annotated[str | None, setting(SearchConfig, "budgets", "--budget")]
 Steps = Annotated[int | None, setting(SearchConfig, "steps", "--steps")]
@@ -95,7 +97,16 @@ Accumulate = Annotated[int | None, setting(SearchConfig, "accumulate", "--accumu
 Tensorboard = Annotated[bool | None, setting(SearchConfig, "tensorboard", "--tensorboard")]
 ExportPrecisions = Annotated[str | None, setting(ExportConfig, "precisions", "--precision")]
 Refill = Annotated[bool | None, setting(ExportConfig, "refill", "--refill/--no-refill")]
+ExportIo = Annotated[str | None, setting(ExportConfig, "io", "--io")]
+StaticShape = Annotated[str | None, setting(ExportConfig, "static_shape", "--static-shape")]
+Calibration = Annotated[Path | None, setting(ExportConfig, "calibration", "--calibration")]
+HalfLoss = Annotated[float | None, setting(ExportConfig, "half_loss_db", "--half-loss-db")]
+Int8Loss = Annotated[float | None, setting(ExportConfig, "int8_loss_db", "--int8-loss-db")]
+Int8Ranges = Annotated[str | None, setting(ExportConfig, "int8_ranges", "--int8-ranges")]
+Int8Keep = Annotated[list[str] | None, setting(ExportConfig, "int8_keep", "--int8-keep")]
+Int8Ends = Annotated[bool | None, setting(ExportConfig, "int8_ends", "--int8-ends/--no-int8-ends")]
 BuildPrecisions = Annotated[str | None, setting(BuildConfig, "precisions", "--precision")]
+BuildIo = Annotated[str | None, setting(BuildConfig, "io", "--io")]
 Architectures = Annotated[str | None, setting(BuildConfig, "architectures", "--arch")]
 Backend = Annotated[str | None, setting(BuildConfig, "backend", "--backend")]
 Timeout = Annotated[int | None, setting(BuildConfig, "timeout", "--timeout")]
@@ -126,6 +137,21 @@ def find_run(folder: Path | None) -> Run:
 def listed(text: str | None) -> list[str] | None:
     """The items of a flag such as 'fp32,fp16'."""
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def shape_of(text: str | None, flag: str) -> list[int] | None:
+    """The numbers of a flag such as '1x3x180x320'.
+
+    Raises:
+        SlsError: not four whole numbers above 0.
+    """
+    if text is None:
+        return None
+    parts = text.split("x")
+    if len(parts) != 4 or not all(part.isdigit() and int(part) for part in parts):
+        fix = "Give batch, channels, height and width, such as 1x3x180x320."
+        raise SlsError(f"{text!r} is not a shape", flag, fix)
+    return [int(part) for part in parts]
 
 
 def budgets_of(text: str | None) -> list[float] | None:

@@ -39,6 +39,8 @@ def run(
     memory: o.Memory = None,
     crops: o.Crops = None,
     narrow: o.Narrow = None,
+    align: o.Align = None,
+    permute: o.Permute = None,
     keep: o.Keep = None,
     prune: o.Prune = None,
     seed: o.Seed = None,
@@ -73,7 +75,7 @@ def run(
     Search, export, build and validate every budget. Stages whose inputs are unchanged are
     skipped; an interrupted run goes on with the same command.
     """
-    given = {**locals(), "precision": None}
+    given = {**locals(), "precision": None, "io": None}
     flags = {
         **search_flags(given),
         "build": build_flags(given),

@@ -38,6 +38,8 @@ def search(
     memory: o.Memory = None,
     crops: o.Crops = None,
     narrow: o.Narrow = None,
+    align: o.Align = None,
+    permute: o.Permute = None,
     keep: o.Keep = None,
     prune: o.Prune = None,
     seed: o.Seed = None,

@@ -152,6 +152,14 @@ class SearchConfig(Section):
     narrow: Literal[0, 8, 16] = Field(
         16, description="Step of block widths under pattern 2:4; 0 never narrows."
     )
+    align: Literal[0, 4, 8, 16] = Field(
+        4,
+        description="Fill channels up with zeros to this multiple where layers would not be "
+        "eligible for sparse tensor cores; 0 never does.",
+    )
+    permute: bool = Field(
+        True, description="Reorder channels before masks are chosen, so that they keep more."
+    )
     keep: tuple[str, ...] = Field(
         (), description="Layers that stay dense, as shell patterns of their names."
     )
@@ -234,7 +242,7 @@ class ExportConfig(Section):
         0.02, gt=0, description="Most PSNR that fp16 or bf16 may lose; worse layers stay fp32."
     )
     int8_loss_db: float = Field(
-        0.08, gt=0, description="Most PSNR that int8 may lose; worse layers stay fp16."
+        0.05, gt=0, description="Most PSNR that int8 may lose; worse layers stay fp16."
     )
     int8_ranges: Literal["min-max", "percentile", "entropy", "mse"] = Field(
         "mse", description="How the range of an activation is chosen from its histogram."
@@ -256,6 +264,9 @@ class BuildConfig(Section):
     )
     precisions: tuple[Precision, ...] = Field(
         ("fp16",), min_length=1, description="Exported precisions to build."
+    )
+    io: Literal["float", "uint8"] = Field(
+        "float", description="Pictures that the engines take, as exported by export.io."
     )
     min_shape: Shape = Field((1, 3, 16, 16), description="Smallest input, NCHW.")
     opt_shape: Shape = Field((1, 3, 180, 320), description="Input that kernels are chosen for.")

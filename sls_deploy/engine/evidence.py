@@ -131,15 +131,21 @@ def _padded(krsc: NDArray[Any], width: int) -> NDArray[Any]:
 
 def _layers(model: onnx.ModelProto, plan: bytes) -> Iterator[LayerEvidence]:
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    integers = {
+        node.output[0]: node.input[0]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in weights
+    }
     for node in model.graph.node:
         if node.op_type != "Conv":
             continue
         groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-        if node.input[1] not in weights:
+        name = integers.get(node.input[1], node.input[1])
+        if name not in weights:
             reason = "its weight is computed in the graph"
             yield LayerEvidence(node.name, "", 0, groups, False, False, reason, None)
             continue
-        weight = numpy_helper.to_array(weights[node.input[1]])
+        weight = numpy_helper.to_array(weights[name])
         c_in = weight.shape[1] * groups
         legal = is_2_4(weight)
         found = find_weight(weight, plan)
@@ -151,7 +157,7 @@ def _layers(model: onnx.ModelProto, plan: bytes) -> Iterator[LayerEvidence]:
         }[found]
         yield LayerEvidence(
             name=node.name,
-            onnx_initializer=node.input[1],
+            onnx_initializer=name,
             c_in=c_in,
             groups=groups,
             legal_2_4=legal,

@@ -1,7 +1,4 @@
-"""Reads the graph to build and refuses what TensorRT would take without a word.
-
-The vendor's parser accepts an empty file and weights that are NaN or infinite.
-"""
+"""The graph to build, and the input sizes to build it for."""
 
 from __future__ import annotations
 
@@ -10,17 +7,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import numpy_helper
 
 from sls_deploy.config import BuildConfig
 from sls_deploy.errors import SlsError
+from sls_deploy.onnx_file import facts, read_model
 from sls_deploy.sizes import padded_side
 
 COLOURS = 3
 """Channels of one frame: RGB."""
+_CHANNEL_AXIS = 1
+_NHWC, _NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
+"""Axes of the other form, in order."""
 _EXPORT_AGAIN = "`sls-deploy export` writes it anew."
 
 
@@ -28,59 +26,64 @@ def read_graph(path: Path) -> onnx.ModelProto:
     """Read an ONNX file with its weights.
 
     Raises:
-        SlsError: no such file, an empty file, or no ONNX.
+        SlsError: whatever `read_model` refuses.
     """
-    try:
-        if path.stat().st_size == 0:
-            raise SlsError("is an empty file", str(path), _EXPORT_AGAIN)
-        model = onnx.load(path)
-    except OSError as error:
-        what = f"cannot be read ({error.strerror or error})"
-        raise SlsError(what, str(path), _EXPORT_AGAIN) from None
-    except (DecodeError, ValueError, onnx.checker.ValidationError):
-        raise SlsError("is not an ONNX file", str(path), _EXPORT_AGAIN) from None
-    if not model.graph.node or not model.graph.output:
-        raise SlsError("is not an ONNX file with a network in it", str(path), _EXPORT_AGAIN)
-    return model
-
-
-def check_weights(model: onnx.ModelProto, where: str) -> None:
-    """Refuse weights that no network can work with.
-
-    Raises:
-        SlsError: a weight is NaN or infinite; names it.
-    """
-    for tensor in model.graph.initializer:
-        array = numpy_helper.to_array(tensor)
-        if array.dtype.kind in "iub" or bool(np.isfinite(array.astype(np.float64)).all()):
-            continue
-        kind = "NaN" if bool(np.isnan(array.astype(np.float64)).any()) else "infinite values"
-        fix = "Export from sound weights; a precision of wider range holds large ones."
-        raise SlsError(f"weight '{tensor.name}' holds {kind}", where, fix)
+    return read_model(path)
 
 
 def fit_shapes(model: onnx.ModelProto, options: BuildConfig) -> BuildConfig:
     """Input sizes that the network can take: sides rounded up, channels for all its frames.
 
-    What it takes stands in the file's metadata; a file without it is taken as it is. A graph for
-    one picture at a time gets a batch of one.
+    What it takes stands in the file's metadata; a file without it is taken as it is. Where the
+    graph fixes batch, height or width, it gets what it fixes.
 
     Args:
         model: a graph that the export wrote.
         options: the sizes asked for.
+
+    Raises:
+        SlsError: the metadata is damaged.
     """
-    entries = {entry.key: entry.value for entry in model.metadata_props}
-    about: dict[str, Any] = json.loads(entries.get("sls_deploy.model", "{}"))
-    least, multiple = about.get("least_side", 1), about.get("multiple", 1)
-    frames = about.get("frames", 1)
-    alone = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
+    least, multiple, frames = _rules(model)
+    first = _sizes(model.graph.input[0]) if model.graph.input else ()
+    fixed = {axis: size.dim_value for axis, size in enumerate(first) if size.dim_value > 0}
+    fixed.pop(_CHANNEL_AXIS, None)
     shapes = {}
     for name in ("min_shape", "opt_shape", "max_shape"):
         batch, channels, *sides = getattr(options, name)
         sides = [padded_side(side, least, multiple) for side in sides]
         channels = COLOURS * frames if channels == COLOURS else channels
-        shapes[name] = (1 if alone else batch, channels, *sides)
+        shape = (batch, channels, *sides)
+        shapes[name] = tuple(fixed.get(axis, size) for axis, size in enumerate(shape))
     return options.model_copy(update=shapes)
+
+
+def laid_out(model: onnx.ModelProto, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """An NCHW shape as the graph's input lies: bytes are NHWC."""
+    takes_bytes = _in_bytes(model.graph.input[0])
+    return tuple(shape[axis] for axis in _NHWC) if takes_bytes else shape
+
+
+def _in_bytes(value: onnx.ValueInfoProto) -> bool:
+    return bool(value.type.tensor_type.elem_type == onnx.TensorProto.UINT8)
+
+
+def _sizes(value: onnx.ValueInfoProto) -> list[Any]:
+    """Sizes of an input as batch, channels, height and width."""
+    sizes = list(value.type.tensor_type.shape.dim)
+    return [sizes[axis] for axis in _NCHW] if _in_bytes(value) and len(sizes) == 4 else sizes
+
+
+def _rules(model: onnx.ModelProto) -> tuple[int, int, int]:
+    """Least side, multiple of sides, and frames, by the metadata."""
+    try:
+        about: dict[str, Any] = json.loads(facts(model).get("model", "{}"))
+        rules = [about.get(key, 1) for key in ("least_side", "multiple", "frames")]
+        if not all(isinstance(rule, int) and rule > 0 for rule in rules):
+            raise ValueError(rules)
+    except (ValueError, AttributeError, RecursionError):
+        raise SlsError("holds damaged metadata", "the graph", _EXPORT_AGAIN) from None
+    return rules[0], rules[1], rules[2]
 
 
 def check_shapes(model: onnx.ModelProto, options: BuildConfig, where: str) -> str:
@@ -109,7 +112,7 @@ def check_shapes(model: onnx.ModelProto, options: BuildConfig, where: str) -> st
         raise SlsError(what, where, _EXPORT_AGAIN)
     axes = zip(
         ("batch", "channels", "height", "width"),
-        inputs[0].type.tensor_type.shape.dim,
+        _sizes(inputs[0]),
         strict=True,
     )
     for axis, (label, size) in enumerate(axes):

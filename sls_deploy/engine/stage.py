@@ -13,7 +13,7 @@ from sls_deploy.config import Architecture, BuildConfig, Precision
 from sls_deploy.engine.backend import Backend
 from sls_deploy.engine.backends import choose_backend
 from sls_deploy.engine.evidence import gather_evidence
-from sls_deploy.engine.graph import check_shapes, check_weights, fit_shapes, read_graph
+from sls_deploy.engine.graph import check_shapes, fit_shapes, laid_out, read_graph
 from sls_deploy.engine.manifest import EngineManifest, read_manifest, write_manifest
 from sls_deploy.engine.process import run_worker
 from sls_deploy.engine.request import BuildRequest
@@ -79,12 +79,15 @@ def _jobs(run: Run, budget: float, options: BuildConfig) -> list[_Job]:
     exported = run.require("export", budget)
     jobs = []
     for architecture, precision in itertools.product(options.architectures, options.precisions):
-        onnx = exported / f"model.{precision}.onnx"
+        form, suffix = (".uint8", "-uint8") if options.io == "uint8" else ("", "")
+        onnx = exported / f"model.{precision}{form}.onnx"
         if not onnx.is_file():
-            fix = f"`sls-deploy export --budget {budget:g} --precision {precision}` does it."
-            raise SlsError(f"budget {budget:g} was not exported in {precision}", str(run.path), fix)
+            asked = f"--precision {precision}" + (" --io uint8" if form else "")
+            fix = f"`sls-deploy export --budget {budget:g} {asked}` does it."
+            told = f"{precision} for bytes" if form else precision
+            raise SlsError(f"budget {budget:g} was not exported in {told}", str(run.path), fix)
         backend = choose_backend(options.backend, architecture)
-        plan = run.folder("engines", budget) / f"{architecture}-{precision}.plan"
+        plan = run.folder("engines", budget) / f"{architecture}-{precision}{suffix}.plan"
         jobs.append(_Job(onnx, plan, backend, architecture, precision, budget))
     return jobs
 
@@ -106,7 +109,6 @@ def _stage(run: Run, job: _Job, options: BuildConfig) -> EngineResult:
 def _build(job: _Job, options: BuildConfig, path: Path) -> Iterable[Path]:
     where = str(job.onnx)
     model = read_graph(job.onnx)
-    check_weights(model, where)
     options = fit_shapes(model, options)
     input_name = check_shapes(model, options, where)
     start = time.monotonic()
@@ -118,9 +120,9 @@ def _build(job: _Job, options: BuildConfig, path: Path) -> Iterable[Path]:
             plan=str(temporary),
             answer="",
             input_name=input_name,
-            min_shape=options.min_shape,
-            opt_shape=options.opt_shape,
-            max_shape=options.max_shape,
+            min_shape=laid_out(model, options.min_shape),
+            opt_shape=laid_out(model, options.opt_shape),
+            max_shape=laid_out(model, options.max_shape),
         )
         answer = run_worker(request, options.timeout)
     seconds = time.monotonic() - start

@@ -2,62 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from sls_deploy.errors import SlsError
-from sls_deploy.sparsity.legality import is_2_4, why_not_eligible
+from sls_deploy.export.stored_layers import StoredLayer, describe, layer_name
+from sls_deploy.export.stored_weights import StoredWeight, WeightUse, weight_uses
+from sls_deploy.onnx_file import read_model
 
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _REPORT = "The export is wrong: please report it."
+_HALF_STEP = 0.5 + 1e-3
+"""Most that an integer may lie from its weight, in steps; the rest is float rounding."""
+_LARGEST = 127
+"""Largest integer; -128 is taken only for what lies nearer to it than to -127."""
 
 
 @dataclass(frozen=True)
-class LayerProof:
-    """What the file holds of one layer."""
+class LayerProof(StoredLayer):
+    """What the file holds of one layer, beside what the search left of it."""
 
-    name: str
-    """Name as in ratios.json."""
-    operator: str
-    """ONNX operator, such as 'Conv'."""
-    nodes: tuple[str, ...]
-    """Nodes of the graph that use the weight; several if the layer is used again."""
-    shape: tuple[int, ...]
-    """Shape of the weight, output channels first."""
-    groups: int
-    """Convolution groups."""
-    nonzero: float
-    """Share of the weights that are not zero."""
-    rounded_to_zero: int
-    """Weights that the search left nonzero and fp16 rounds to zero."""
     pruned: bool
     """Whether the search pruned the layer."""
-    legal_2_4: bool
-    """Whether every 4 consecutive input channels hold at most 2 nonzeros, for each filter and tap;
-    an incomplete last quad counts as padded with zeros."""
-    eligible: bool
-    """Whether an Ampere GPU can run it on sparse tensor cores; never says that it will."""
-    reason: str
-    """Why it is not eligible; empty if it is."""
-
-
-@dataclass(frozen=True)
-class _Use:
-    """A node with a weight among the initialisers."""
-
-    node: str
-    operator: str
-    layer: str
-    weight: NDArray[Any]
-    groups: int
+    rounded_to_zero: int
+    """Weights that the search left nonzero and the precision rounds to zero."""
 
 
 def prove(
@@ -65,8 +38,10 @@ def prove(
 ) -> tuple[LayerProof, ...]:
     """Read a file back from disk and compare it with the search's weights.
 
-    Every parameter in it must equal the search's: exactly in fp32, rounded to nearest in fp16.
-    So its zeros are the search's zeros and, in fp16, those that rounding adds.
+    Every parameter in it must equal the search's: exactly in fp32, rounded to nearest in fp16 and
+    bf16. An int8 weight must lie within half a step of it; the bias beside one may be another,
+    since int8 corrects it. Every zero of the search must be one in the file. So its zeros are the
+    search's zeros and those that rounding adds.
 
     Args:
         path: the ONNX file.
@@ -77,24 +52,29 @@ def prove(
         One entry for each weight that convolutions and matrix products use, in graph order.
 
     Raises:
-        SlsError: the file cannot be read, a weight differs, or a pruned layer is not in it.
+        SlsError: the file cannot be read, a weight differs or is computed by the graph, or a pruned
+            layer is not in it.
     """
-    try:
-        model = onnx.load_from_string(path.read_bytes())
-    except (OSError, DecodeError) as error:
-        raise SlsError(f"cannot be read as ONNX ({error})", str(path), _REPORT) from None
-    arrays = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
-    for name, array in arrays.items():
-        if name in weights:
-            _check_equal(array, weights[name], name)
-    layers: dict[str, list[_Use]] = {}
-    for use in _uses(model.graph, arrays, weights):
-        layers.setdefault(use.layer, []).append(use)
+    model = read_model(path)
+    layers: dict[str, list[WeightUse]] = {}
+    quantised: set[str] = set()
+    seen: set[str] = set()
+    for use in weight_uses(model):
+        if use.weight is None:
+            raise SlsError("has weights that the graph computes", use.node, _REPORT)
+        layer = _check_use(use, use.weight, weights)
+        layers.setdefault(layer, []).append(use)
+        seen.add(use.weight.name)
+        if use.weight.scale is not None:
+            quantised.add(f"{layer}.bias")
+    for item in model.graph.initializer:
+        if item.name in weights and item.name not in seen | quantised:
+            _check_equal(numpy_helper.to_array(item), weights[item.name], item.name)
     pruned = {layer["name"] for layer in ratios if layer["kept"] < layer["of"]}
     if lost := sorted(pruned - layers.keys()):
         raise SlsError(f"does not hold the pruned layers {', '.join(lost)}", "the file", _REPORT)
     return tuple(
-        _prove_layer(uses, weights.get(f"{name}.weight"), pruned=name in pruned)
+        _prove_layer(name, uses, weights.get(f"{name}.weight"), pruned=name in pruned)
         for name, uses in layers.items()
     )
 
@@ -118,67 +98,59 @@ def check_folded(
     for name, array in folded.items():
         if name not in changeable:
             _check_equal(array, searched[name], name)
-        elif name.endswith(".weight") and np.count_nonzero(array[searched[name] == 0]):
-            raise SlsError("has weights where the search left zeros", name, _REPORT)
+        elif name.endswith(".weight"):
+            _check_zeros(array, searched[name], name)
+
+
+def _check_use(use: WeightUse, weight: StoredWeight, weights: Mapping[str, NDArray[Any]]) -> str:
+    """Compare a weight with the search's, and return its layer."""
+    layer = layer_name(use)
+    if weight.moved:
+        raise SlsError("has a zero point other than 0", weight.name, _REPORT)
+    if weight.name in weights:
+        _check_same(weight.values, weight.scale, weights[weight.name], weight.name)
+        return layer
+    # The exporter turns the weights of some products in advance, and names them anew.
+    key = f"{use.node.rpartition('.')[0]}.weight"
+    if key in weights and weights[key].shape == use.filters.shape:
+        _check_same(use.filters, use.scales, weights[key], key)
+        return key.removesuffix(".weight")
+    return layer
+
+
+def _check_same(
+    values: NDArray[Any], scale: NDArray[Any] | None, source: NDArray[Any], name: str
+) -> None:
+    if values.shape != source.shape:
+        what = f"has shape {list(values.shape)} where the search has {list(source.shape)}"
+        raise SlsError(what, name, _REPORT)
+    _check_zeros(values, source, name)
+    if scale is None:
+        _check_equal(values, source, name)
+        return
+    step, wanted = scale.astype(np.float64), source.astype(np.float64)
+    clipped = np.clip(wanted, -_LARGEST * step, _LARGEST * step)
+    far = np.abs(values * step - clipped) > _HALF_STEP * step
+    lowest = (values < -_LARGEST) & (wanted < -(_LARGEST + 1 - _HALF_STEP) * step)
+    if (far & ~lowest).any():
+        raise SlsError("lies more than half a step from the search's weights", name, _REPORT)
+
+
+def _check_zeros(array: NDArray[Any], source: NDArray[Any], name: str) -> None:
+    if np.count_nonzero(array[source == 0]):
+        raise SlsError("has weights where the search left zeros", name, _REPORT)
 
 
 def _check_equal(array: NDArray[Any], source: NDArray[Any], name: str) -> None:
-    if not np.array_equal(array, source.astype(array.dtype)):
+    with np.errstate(over="ignore"):
+        rounded = source.astype(array.dtype)
+    if not np.array_equal(array, rounded):
         raise SlsError("differs in the file from the search's weights", name, _REPORT)
 
 
-def _uses(
-    graph: onnx.GraphProto, arrays: Mapping[str, NDArray[Any]], weights: Mapping[str, NDArray[Any]]
-) -> Iterator[_Use]:
-    """Every use of a weight, turned so that output channels come first."""
-    for node in graph.node:
-        if node.op_type not in _WEIGHTED:
-            continue
-        name = node.input[1]
-        if name not in arrays:
-            if node.op_type.startswith("Conv"):
-                raise SlsError("has weights that the graph computes", node.name, _REPORT)
-            continue  # a product of two activations
-        if arrays[name].ndim < 2:
-            continue  # a product with a vector has no filters
-        attributes = {item.name: item.i for item in node.attribute}
-        weight, layer = arrays[name], name.removesuffix(".weight")
-        groups = attributes.get("group", 1)
-        if node.op_type == "ConvTranspose":
-            weight = _filters_first(weight, groups)
-        elif node.op_type != "Conv" and not attributes.get("transB"):
-            weight = np.swapaxes(weight, -1, -2)
-        if name not in weights:  # the exporter turns the weights of some products in advance
-            key = f"{node.name.rpartition('.')[0]}.weight"
-            if key in weights and weights[key].shape == weight.shape:
-                _check_equal(weight, weights[key], key)
-                layer = key.removesuffix(".weight")
-        yield _Use(node.name, node.op_type, layer, weight, groups)
-
-
-def _filters_first(weight: NDArray[Any], groups: int) -> NDArray[Any]:
-    """A transposed convolution's weight as that of a convolution: [C_out, C_in / groups, ...]."""
-    grouped = weight.reshape(groups, -1, *weight.shape[1:])
-    return grouped.swapaxes(1, 2).reshape(-1, *grouped.shape[1:2], *weight.shape[2:])
-
-
-def _prove_layer(uses: Sequence[_Use], source: NDArray[Any] | None, *, pruned: bool) -> LayerProof:
-    first = uses[0]
-    weight = first.weight
-    legal = is_2_4(weight)
-    rounded = 0 if source is None else int(np.count_nonzero(source) - np.count_nonzero(weight))
-    transposed = first.operator == "ConvTranspose"
-    reason = why_not_eligible(weight.shape[1], first.groups, legal=legal, transposed=transposed)
-    return LayerProof(
-        name=first.layer,
-        operator=first.operator,
-        nodes=tuple(use.node for use in uses),
-        shape=weight.shape,
-        groups=first.groups,
-        nonzero=round(np.count_nonzero(weight) / weight.size, 6),
-        rounded_to_zero=rounded,
-        pruned=pruned,
-        legal_2_4=legal,
-        eligible=not reason,
-        reason=reason,
-    )
+def _prove_layer(
+    name: str, uses: Sequence[WeightUse], source: NDArray[Any] | None, *, pruned: bool
+) -> LayerProof:
+    filters = uses[0].filters
+    rounded = 0 if source is None else int(np.count_nonzero(source) - np.count_nonzero(filters))
+    return LayerProof(**vars(describe(name, uses)), pruned=pruned, rounded_to_zero=rounded)

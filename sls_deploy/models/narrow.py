@@ -1,4 +1,4 @@
-"""Modules rebuilt with fewer channels than their architecture gives them."""
+"""Modules rebuilt with fewer channels than their architecture gives them, or with more of zeros."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ if TYPE_CHECKING:
 Kept = Mapping[str, tuple[Tensor | None, Tensor | None]]
 """Module name to the output and the input channels that it keeps: int64 indices, ascending; None
 for all. A BatchNorm2d and a PReLU have output channels only."""
+ZERO = -1
+"""Index of a channel of zeros."""
 
 
 def narrow(network: nn.Module, widths: Mapping[str, Sequence[int]]) -> None:
-    """Make modules smaller, in place: each keeps its first channels.
+    """Make modules smaller or larger, in place, to put weights of that size into them.
 
     Args:
         network: the raw network, as large as its architecture.
         widths: see `Description.widths`; nothing in it is trusted.
 
     Raises:
-        SlsError: no such module, one that has no channels to drop, or widths that are not whole
-            numbers from 1 to what the module has.
+        SlsError: no such module, one whose channels are no dimension of its own, or widths that are
+            not whole numbers from 1 to somewhat over what the module has.
     """
     for name, wanted in widths.items():
         module = _module(network, name)
@@ -38,11 +40,42 @@ def narrow(network: nn.Module, widths: Mapping[str, Sequence[int]]) -> None:
         if (
             not whole
             or len(wanted) != len(sizes)
-            or not all(1 <= width <= size for width, size in zip(wanted, sizes, strict=True))
+            or not all(1 <= w <= _widest(size) for w, size in zip(wanted, sizes, strict=True))
         ):
             what = f"{name} cannot have the width {wanted} where the architecture has {sizes}"
             raise SlsError(what, fix="Give whole numbers from 1 to those.")
-        _keep(module, [torch.arange(width) for width in wanted])
+        _keep(module, [_first(width, size) for width, size in zip(wanted, sizes, strict=True)])
+
+
+def _widest(size: int) -> int:
+    """Most channels that filling up to multiples of 16 makes of these, in a sane network."""
+    return 2 * size + 15
+
+
+def _first(width: int, size: int) -> Tensor:
+    """The first channels, with channels of zeros behind them where there are not enough."""
+    index = torch.arange(width)
+    return index.masked_fill_(index >= size, ZERO)
+
+
+def widen(model: RestorationModel, wider: Kept) -> RestorationModel:
+    """A copy of a model in which modules have channels of zeros more; the description says so.
+
+    Args:
+        model: the model; it is not changed.
+        wider: every channel of the modules, with `ZERO` where a new one comes.
+
+    Raises:
+        SlsError: no such module, or one whose channels are no dimension of its own.
+    """
+    larger = copy.deepcopy(model)
+    widths = dict(model.description.widths)
+    for name, chosen in wider.items():
+        module = _module(larger.network, name)
+        _keep(module, chosen)
+        widths[name] = _sizes(module)
+    larger.description = replace(model.description, widths=widths)
+    return larger
 
 
 def select(model: RestorationModel, kept: Kept) -> RestorationModel:
@@ -105,7 +138,7 @@ def _keep(module: nn.Module, kept: Sequence[Tensor | None]) -> None:
     def cut(tensor: Tensor) -> Tensor:
         for dimension, index in enumerate(kept[: tensor.dim()]):
             if index is not None:
-                tensor = tensor.index_select(dimension, index.to(tensor.device))
+                tensor = _pick(tensor, dimension, index.to(tensor.device))
         return tensor
 
     before = zip(_sizes(module), kept, strict=False)
@@ -121,3 +154,10 @@ def _keep(module: nn.Module, kept: Sequence[Tensor | None]) -> None:
         (module.num_features,) = sizes
     elif isinstance(module, nn.PReLU):
         (module.num_parameters,) = sizes
+
+
+def _pick(tensor: Tensor, dimension: int, index: Tensor) -> Tensor:
+    """`index_select` with zeros where the index is `ZERO`."""
+    shape = [-1 if at == dimension else 1 for at in range(tensor.dim())]
+    picked = tensor.index_select(dimension, index.clamp_min(0))
+    return picked.masked_fill((index == ZERO).view(shape), 0)

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sls_deploy.errors import SlsError
+from sls_deploy.runtime.byte_pictures import from_bytes, to_bytes
 from sls_deploy.runtime.runner import Pictures, check_pictures
 
+_BYTES = "tensor(uint8)"
+_INPUTS = ([("input", "tensor(float)", 4)], [("input", _BYTES, 4)])
 _FATAL = 4
 """ONNX Runtime's log level that prints nothing: its errors arrive as exceptions anyway."""
 
@@ -18,11 +22,12 @@ class OnnxRunner:
     """Runs an exported graph with the CPU provider, whatever precision it has inside.
 
     In an fp16 graph the weights are rounded but most activations are not: the provider computes in
-    fp32 and removes the casts between operators (microsoft/onnxruntime 8787).
+    fp32 and removes the casts between operators (microsoft/onnxruntime 8787). A graph from bytes to
+    bytes gets pictures rounded to 8 bits, and what it gives is divided by 255.
 
     Args:
         model: an ONNX file, or the bytes of one, with input 'input' and output 'output', both NCHW
-            float32.
+            float32 or both NHWC uint8.
         name: what reports call the runner; the file's name if it is empty.
         threads: threads inside one operator; 0 means one for each core.
 
@@ -39,12 +44,16 @@ class OnnxRunner:
         if self._session is None:
             raise SlsError("was closed", self.name, "Make a new runner.")
         pictures = check_pictures(pictures, self.name)
-        alone = self._session.get_inputs()[0].shape[0] == 1
+        source = self._session.get_inputs()[0]
+        alone = source.shape[0] == 1
+        in_bytes = source.type == _BYTES
+        given = to_bytes(pictures) if in_bytes else pictures
         outputs = [
             run_session(self._session, ["output"], {"input": batch}, self.name)[0]
-            for batch in (np.split(pictures, len(pictures)) if alone else [pictures])
+            for batch in (np.split(given, len(given)) if alone else [given])
         ]
-        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+        output = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+        return from_bytes(output) if in_bytes else output
 
     def close(self) -> None:
         """Let go of the session and its memory."""
@@ -59,7 +68,8 @@ def open_session(model: Path | bytes, threads: int = 0) -> Any:
         threads: threads inside one operator; 0 means one for each core.
 
     Returns:
-        An `onnxruntime.InferenceSession` with a float32 input 'input' and an output 'output'.
+        An `onnxruntime.InferenceSession` with an input 'input', float32 or uint8, and an output
+        'output'.
 
     Raises:
         SlsError: ONNX Runtime is not installed, or the file is no graph of that form.
@@ -71,6 +81,8 @@ def open_session(model: Path | bytes, threads: int = 0) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
     options.intra_op_num_threads = threads
+    # ONNX Runtime 1.32 would turn fp16 biases in front of a quantiser into overflowing integers.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     source = str(model) if isinstance(model, Path) else model
     try:
         session = onnxruntime.InferenceSession(source, options, ["CPUExecutionProvider"])
@@ -78,8 +90,8 @@ def open_session(model: Path | bytes, threads: int = 0) -> Any:
         raise SlsError(f"cannot be loaded by ONNX Runtime ({_first_line(error)})", where) from None
     inputs = [(node.name, node.type, len(node.shape)) for node in session.get_inputs()]
     names = [node.name for node in session.get_outputs()]
-    if inputs != [("input", "tensor(float)", 4)] or "output" not in names:
-        what = "has no float32 NCHW input 'input' and output 'output'"
+    if inputs not in _INPUTS or "output" not in names:
+        what = "has no picture 'input', float32 NCHW or uint8 NHWC, and output 'output'"
         raise SlsError(what, where, "Take a file that `sls-deploy export` wrote.")
     return session
 
@@ -99,7 +111,7 @@ def load_onnxruntime() -> Any:
 
 
 def run_session(
-    session: Any, outputs: list[str], feeds: dict[str, Pictures], where: str
+    session: Any, outputs: list[str], feeds: dict[str, NDArray[Any]], where: str
 ) -> list[Any]:
     """Compute the named outputs of a session of `open_session`.
 

@@ -10,6 +10,7 @@ from sls_deploy.engine.gpu import capability, gpu_architecture
 from sls_deploy.engine.manifest import EngineManifest, verified_manifest
 from sls_deploy.engine.vendor_log import VendorLog
 from sls_deploy.errors import SlsError
+from sls_deploy.runtime.byte_pictures import from_bytes, to_bytes
 from sls_deploy.runtime.runner import Pictures, check_pictures
 
 
@@ -66,18 +67,20 @@ class EngineRunner:
         torch, context = self._torch, self._context
         self._log.errors.clear()
         source_name, target_name = self._manifest.inputs[0].name, self._manifest.outputs[0].name
+        in_bytes = self._manifest.inputs[0].dtype == "UINT8"
         with torch.cuda.stream(self._stream):
-            source = torch.from_numpy(pictures).cuda()
+            source = torch.from_numpy(to_bytes(pictures) if in_bytes else pictures).cuda()
             done = context.set_input_shape(source_name, tuple(source.shape))
-            target = torch.empty(tuple(context.get_tensor_shape(target_name)), device="cuda")
+            shape = tuple(context.get_tensor_shape(target_name))
+            target = torch.empty(shape, dtype=source.dtype, device="cuda")
             done = done and context.set_tensor_address(source_name, source.data_ptr())
             done = done and context.set_tensor_address(target_name, target.data_ptr())
             done = done and context.execute_async_v3(self._stream.cuda_stream)
             if not done:
                 what = f"failed on pictures of shape {list(pictures.shape)}"
                 raise SlsError(f"{what}: {self._log.first_error()}", self.name)
-            result: Pictures = target.cpu().numpy()
-        return result
+            result = target.cpu().numpy()
+        return from_bytes(result) if in_bytes else result
 
 
 def check_size(shape: tuple[int, ...], manifest: EngineManifest, where: str) -> None:

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
-from typing import Any
 
-from torch import Tensor, fx
+import numpy as np
+from torch import Tensor
 
-from sls_deploy.search.trace import Trace
+from sls_deploy.search.channel_flow import find_streams
+from sls_deploy.search.channels import Stream
+from sls_deploy.search.trace import KINDS, Trace
 
-_ACTIVATIONS = (
-    "relu relu6 leaky_relu gelu silu mish elu celu selu sigmoid tanh softplus hardtanh hardswish "
-    "hardsigmoid clamp clamp_min clamp_max abs dropout feature_dropout clone contiguous detach"
-)
-_RESIZING = (
-    "max_pool2d avg_pool2d adaptive_avg_pool2d reflection_pad2d replication_pad2d "
-    "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_nearest_exact2d"
-)
-_ARITHMETIC = "add sub rsub mul div"
-_CHANNELWISE = frozenset(f"{_ACTIVATIONS} {_RESIZING} {_ARITHMETIC}".split())
-"""Operations of ATen whose output channel i depends on channel i of their operands alone."""
-_CONVOLUTIONS = ("conv2d.default", "conv2d.padding")
-_PICTURE = 4
-"""Dimensions of a value with channels: NCHW."""
-_CONVOLUTION = ("weight", "bias")
-"""What follows the first operand of a convolution."""
-_NORMALISATION = (*_CONVOLUTION, "running_mean", "running_var")
-"""What follows the first operand of a batch normalisation or, as far as there is, of a PReLU."""
+_HOLDERS = ("batch_norm", "prelu")
+"""Operations that hold values for each channel and can lose some of them."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +31,10 @@ class Interior:
 
 
 def find_interiors(trace: Trace, prunable: Collection[str]) -> list[Interior]:
-    """Find the sets of channels that only prunable convolutions write and read.
+    """Find the streams that only prunable convolutions write and read, each of them as a whole.
 
-    Values whose channels correspond one to one, through operations that work on each channel
-    alone, share one set; so do all uses of a shared module. Adding or multiplying two values ties
-    their sets. Whatever else touches a set ends it: the input and output of the network, layers
-    that are not prunable, concatenation, shuffles, reshapes, sums over channels, attention,
-    parameters used in any other way, and group convolutions, depthwise ones included.
+    So concatenations, splits, reshapes, sums over channels, parameters of a network's own and group
+    convolutions, depthwise ones included, leave none; nor do channels that cannot change places.
 
     Args:
         trace: the network's operations.
@@ -60,10 +43,23 @@ def find_interiors(trace: Trace, prunable: Collection[str]) -> list[Interior]:
     Returns:
         Interiors in the order of their first producer; no two share channels.
     """
-    sets = _ChannelSets(trace, prunable)
-    for node in trace.nodes:
-        sets.visit(node)
-    return sets.interiors()
+    convolutions = {
+        name: list(trace.uses[name][0].args[1].meta["val"].shape[:2])  # type: ignore[union-attr]
+        for name in prunable
+        if name in trace.uses
+        and KINDS[trace.uses[name][0].target] == "Conv2d"
+        and trace.layout(name).groups == 1
+    }
+    holders = {
+        (trace.parameter(value) or "").rpartition(".")[0]
+        for node in trace.nodes
+        if str(node.target).removeprefix("aten.").partition(".")[0] in _HOLDERS
+        for value in node.args[1:5]
+    }
+    found = [_interior(stream, convolutions, holders) for stream in find_streams(trace)]
+    order = {name: place for place, name in enumerate(trace.uses)}
+    interiors = [item for item in found if item is not None]
+    return sorted(interiors, key=lambda item: order[item.producers[0]])
 
 
 def kept_channels(
@@ -83,119 +79,30 @@ def kept_channels(
     return kept
 
 
-class _ChannelSets:
-    """Union-find over values (by the name of their node) and ends of modules ('name:out')."""
+def _interior(
+    stream: Stream, convolutions: Mapping[str, list[int]], holders: Set[str]
+) -> Interior | None:
+    """A stream as an interior; None if anything else holds, sums or moves its channels.
 
-    def __init__(self, trace: Trace, prunable: Collection[str]) -> None:
-        self.trace, self.prunable = trace, prunable
-        self.parent: dict[str, str] = {}
-        self.ended = {trace.input.name, trace.output.name}
-        self.producers: dict[str, int] = {}
-        """Convolutions, in the order of first use, with their output channels."""
-        self.between: dict[str, None] = {}
-
-    def find(self, key: str) -> str:
-        while (above := self.parent.get(key, key)) != key:
-            self.parent[key] = self.parent.get(above, above)
-            key = above
-        return key
-
-    def tie(self, first: str, second: str) -> None:
-        self.parent[self.find(first)] = self.find(second)
-
-    def visit(self, node: fx.Node) -> None:
-        operation = str(node.target).removeprefix("aten.")
-        name = operation.partition(".")[0].removesuffix("_")  # in place or not is the same
-        if name == "sym_size":
-            return  # asks for the height, the width or the batch: channels are constants
-        if operation in _CONVOLUTIONS and self._is_plain(node):
-            self._convolution(node)
-        elif name in ("batch_norm", "prelu") and (owner := self._owner(node, _NORMALISATION)):
-            self._normalisation(node, owner)
-        elif _rank(node) == _PICTURE and (name in _CHANNELWISE or _keeps_channels(name, node)):
-            self._channelwise(node)
-        else:
-            self._end(node, *node.all_input_nodes)
-
-    def _owner(self, node: fx.Node, own: tuple[str, ...]) -> str:
-        """The one module whose parameters of these names follow the first operand, or ''."""
-        given = zip(node.args[1:], own, strict=False)
-        named = [(self.trace.parameter(value) or "", key) for value, key in given if value]
-        owners = {name.rpartition(".")[0] for name, _ in named}
-        right = all(name.rpartition(".")[2] == key for name, key in named)
-        picture = self.trace.parameter(node.args[0]) is None
-        alone = right and picture and len(owners) == 1 and not node.kwargs
-        return owners.pop() if alone else ""
-
-    def _is_plain(self, node: fx.Node) -> bool:
-        """Whether a convolution is prunable, ungrouped, and its parameters its own."""
-        if self._owner(node, _CONVOLUTION) not in self.prunable:
-            return False
-        inputs, weight, *_ = node.all_input_nodes
-        return bool(inputs.meta["val"].shape[1] == weight.meta["val"].shape[1])
-
-    def _convolution(self, node: fx.Node) -> None:
-        name = self._owner(node, _CONVOLUTION)
-        self.producers[name] = int(node.meta["val"].shape[1])
-        self.tie(node.all_input_nodes[0].name, f"{name}:in")
-        self.tie(node.name, f"{name}:out")
-
-    def _normalisation(self, node: fx.Node, owner: str) -> None:
-        """An operation with a value for each channel in a module: all uses of it are tied."""
-        inputs, weight, *_ = node.all_input_nodes
-        self.tie(inputs.name, node.name)
-        if weight.meta["val"].numel() > 1:  # a PReLU may have one for all
-            self.between[owner] = None
-            self.tie(node.name, f"{owner}:out")
-
-    def _channelwise(self, node: fx.Node) -> None:
-        channels = node.meta["val"].shape[1]
-        for operand in node.all_input_nodes:
-            value: Any = operand.meta.get("val")
-            if _rank(operand) == _PICTURE and value.shape[1] == channels:
-                self.tie(operand.name, node.name)
-                if operand.op != "call_function":
-                    self._end(operand)  # a parameter or constant with a value for each channel
-            elif _rank(operand) == _PICTURE - 1 and value.shape[0] == channels:
-                self._end(node, operand)
-            else:
-                self._end(operand)  # the same for all channels: its own are no set
-
-    def _end(self, *values: fx.Node) -> None:
-        for value in values:
-            self.ended.add(value.name)
-            if parameter := self.trace.parameter(value):
-                owner = parameter.rpartition(".")[0]
-                self.ended |= {f"{owner}:in", f"{owner}:out"}
-
-    def interiors(self) -> list[Interior]:
-        ended = {self.find(key) for key in self.ended}
-        found: dict[str, Interior] = {}
-        for name, channels in self.producers.items():
-            root = self.find(f"{name}:out")
-            consumers = self._members(self.producers, "in", root)
-            if root in ended or root in found or not consumers:
-                continue
-            producers = self._members(self.producers, "out", root)
-            between = self._members(self.between, "out", root)
-            found[root] = Interior(producers, consumers, channels, between)
-        return list(found.values())
-
-    def _members(self, names: Iterable[str], end: str, root: str) -> tuple[str, ...]:
-        return tuple(name for name in names if self.find(f"{name}:{end}") == root)
-
-
-def _rank(node: fx.Node) -> int:
-    """Dimensions of a tensor; 0 of anything else."""
-    value = node.meta.get("val")
-    return value.dim() if isinstance(value, Tensor) else 0
-
-
-def _keeps_channels(name: str, node: fx.Node) -> bool:
-    """Whether a mean or a padding leaves the channels alone."""
-    sizes = node.args[1] if len(node.args) > 1 else None
-    if not isinstance(sizes, (list, tuple)) or not sizes:
-        return False
-    if name == "mean":
-        return all(dimension in (2, 3, -1, -2) for dimension in sizes)
-    return name in ("pad", "constant_pad_nd") and len(sizes) <= _PICTURE
+    Args:
+        stream: the channels.
+        convolutions: output and input channels of those that may lose some.
+        holders: modules that may lose values.
+    """
+    ends: dict[str, list[str]] = {"out": [], "in": [], "own": []}
+    for place in stream.places:
+        module = place.axis.name.rpartition(".")[0]
+        whole = place.at.shape[1] == 1 and bool((place.at[:, 0] == np.arange(stream.size)).all())
+        if place.axis.end == "sum" or not whole:
+            return None
+        ends[place.axis.end].append(module)
+    written, read = ends["out"], ends["in"]
+    held = dict.fromkeys(name for name in ends["own"] if name not in written)
+    if not (
+        written and read and convolutions.keys() >= {*written, *read} and held.keys() <= holders
+    ):
+        return None
+    sizes = {convolutions[name][0] for name in written} | {convolutions[name][1] for name in read}
+    if sizes != {stream.size}:
+        return None  # part of a concatenation
+    return Interior(tuple(written), tuple(read), stream.size, tuple(held))

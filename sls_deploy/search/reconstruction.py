@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -23,6 +23,7 @@ from sls_deploy.search.cost import CostModel, ExecutableCost, MacsCost, unit_cos
 from sls_deploy.search.interiors import Interior, find_interiors, kept_channels
 from sls_deploy.search.layers import Layer
 from sls_deploy.search.memory import RECONSTRUCTION, memory_for
+from sls_deploy.search.permute import Permutation, permute
 from sls_deploy.search.processes import Processes
 from sls_deploy.search.reconstruct import Choice, reconstruct, refit
 from sls_deploy.search.recover import Recovery
@@ -40,6 +41,8 @@ _DRAWN = 4
 _FLAT = 1 / 255
 """Standard deviation under which a crop is of one colour."""
 _NARROWEST = 8
+_PERMUTED_ON = 16
+"""Crops that the importance of weights is measured on, for the order of channels."""
 _PASSES = 256
 """Backward passes that a sensitivity is estimated from: it is then right to about 9 %."""
 
@@ -96,6 +99,7 @@ class Reconstruction:
         self.sampler, self.held_out, self.config = sampler, held_out, config
         self.notes: list[str] = []
         self._measured: Sensitivity | None = None
+        self.permutation: Permutation | None = None
 
     @cached_property
     def graph(self) -> Trace:
@@ -123,6 +127,20 @@ class Reconstruction:
                 f"--memory {self.config.memory} holds {len(work.pictures)} of {len(own)} crops"
             )
         return work
+
+    def permute(self, report: Report) -> None:
+        """Bring the dense network's channels into an order in which 2:4 keeps more; once."""
+        if self.permutation is not None:
+            return
+        few = replace(self.calibration, pictures=self.calibration.pictures[:_PERMUTED_ON])
+        self.permutation = permute(
+            self.graph,
+            self.model,
+            self.layers,
+            few,
+            lambda done, total: report(Progress("permute channels", done, total)),
+        )
+        self.model = self.processes.same(self.permutation.model)
 
     @cached_property
     def interiors(self) -> list[Interior]:

@@ -29,6 +29,10 @@ class BudgetResult:
     """Wall time."""
     peak_mib: int
     """Peak resident memory of the process, MiB."""
+    alignment: dict[str, Any] | None
+    """Channels filled up with zeros, what that costs and gains; see `alignment_facts`."""
+    permutation: dict[str, Any] | None
+    """How much more the new order of channels keeps; see `Permutation.facts`."""
     refill: dict[str, Any] | None
     """Layers filled up to N = M/2 for the hardware, and what that bought; see `Refilled`."""
     candidates: tuple[dict[str, Any], ...]

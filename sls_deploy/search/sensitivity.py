@@ -106,6 +106,13 @@ def measure_sensitivity(
     return Sensitivity(by_layer, by_interior, ranked, metric)
 
 
+def output_metric(
+    model: RestorationModel, layers: Collection[str], calibration: Calibration, passes: int
+) -> dict[str, Tensor]:
+    """`Sensitivity.metric` alone."""
+    return _gradients(model, layers, [], calibration, passes, lambda _: None)[1]
+
+
 def _levels(
     weight: Tensor, hessian: Tensor, pattern: Pattern, memory: int
 ) -> list[tuple[int, Tensor]]:
@@ -167,8 +174,8 @@ def _gradients(
     stacked = {
         name: torch.stack([changes[i].pop(name).flatten() for i in rows[name]]) for name in names
     }
-    learnt = [parameter.requires_grad for parameter in parameters]
-    for parameter in parameters:
+    learnt = {parameter: parameter.requires_grad for parameter in model.network.parameters()}
+    for parameter in learnt:
         parameter.requires_grad_(True)
     total = torch.zeros(len(changes), dtype=torch.float64)
     metric: dict[str, Tensor] = {}
@@ -198,7 +205,7 @@ def _gradients(
             for (name, _), gradient in zip(given, found[len(names) :], strict=True):
                 felt = _by_filter(KINDS[graph.uses[name][0].target], gradient)
                 metric[name] = metric.get(name, 0) + felt @ felt.T
-    for parameter, before in zip(parameters, learnt, strict=True):
+    for parameter, before in learnt.items():
         parameter.requires_grad_(before)
     losses = calibration.sum_over(total) / max(1, passes)
     return losses.tolist(), {name: calibration.sum_over(sums) for name, sums in metric.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sls_deploy.models.model import RestorationModel, load_model
 from sls_deploy.models.own import code_hash
 from sls_deploy.progress import Report, silent
 from sls_deploy.run import Run, budget_name
+from sls_deploy.search.align import align, alignment_facts
 from sls_deploy.search.auto import search_by_reconstruction
 from sls_deploy.search.budget import check_reachable
 from sls_deploy.search.checkpoint import (
@@ -70,6 +72,13 @@ def search_budgets(
     graph, config, notes = _traced(model, config)
     choice = Choice(config.search.keep, config.search.prune)
     layers = find_layers(model, pattern, graph or (config.search.patch,) * 2, choice)
+    given = layers
+    if graph and config.search.align:
+        prunable = [layer for layer in layers if layer.prunable]
+        aligned = align(graph, model, prunable, config.search.align)
+        if aligned is not model:
+            model, graph = aligned, trace(aligned, config.search.patch)
+            layers = find_layers(model, pattern, graph, choice)
     prunable = [layer for layer in layers if layer.prunable]
     prices = cost_model(config.search, config.build.opt_shape[2:])
     for layer in layers:  # so that what was not measured is said before any work
@@ -96,6 +105,8 @@ def search_budgets(
         resolved = Config.model_validate(processes.first(take_folder))
         files = list(dict.fromkeys([*photos.files, *measured.files]))
         stage = _Stage(Run(out), resolved, layers, files, work, processes)
+        stage.alignment = alignment_facts(given, layers)
+        stage.permutes = graph is not None and config.search.permute
         budgets = tuple(stage.search(budget, report) for budget in resolved.search.budgets)
     skipped = tuple(photos.skipped)
     usable = {*photos.paths, *measured.paths} - {item.path for item in skipped}
@@ -116,12 +127,17 @@ class _Stage:
     ) -> None:
         self.run, self.config, self.layers = run, config, layers
         self.work, self.processes = work, processes
+        self.alignment: dict[str, Any] | None = None
+        self.permutes = False
         self.pattern, self.prices = work.pattern, work.cost
         self.sampler, self.held_out = work.sampler, work.held_out
         self.dense_psnr = held_out_psnr(work.model, work.held_out)
-        if config.search.method == "sls":
-            self.network = work.network()
         self.files = {_name(path, config): hash_file(path) for path in photos}
+
+    @cached_property
+    def network(self) -> SparseNetwork:
+        """The one network whose ratios are learnt, through all budgets."""
+        return self.work.network()
 
     def search(self, budget: float, report: Report) -> BudgetResult:
         """Search one budget, or take its unchanged result."""
@@ -132,6 +148,8 @@ class _Stage:
             self.processes.broadcast(True)
             outcome = search()
             facts = {
+                "alignment": self.alignment,
+                "permutation": self.work.permutation and self.work.permutation.facts(),
                 "budget": budget,
                 "method": self.config.search.method,
                 "dense_sha256": inputs["weights"],
@@ -142,6 +160,8 @@ class _Stage:
             return outcome.write(folder, self.layers, self.pattern, self.prices, facts)
 
         def search() -> Outcome:
+            if self.permutes:
+                self.work.permute(report)
             if self.config.search.method == "sls":
                 outcome = self._learn(budget, inputs, report)
             else:
@@ -175,6 +195,8 @@ class _Stage:
             budget=budget,
             **{key: ratios[key] for key in ("cost", "network_cost", "dense_psnr", "psnr", "steps")},
             refill=ratios.get("refill"),
+            alignment=ratios.get("alignment"),
+            permutation=ratios.get("permutation"),
             candidates=tuple(ratios["candidates"]),
             notes=tuple(ratios["notes"]),
             seconds=record.seconds,

@@ -10,54 +10,54 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sls_deploy.config import BuildConfig
-from sls_deploy.engine.graph import check_shapes, check_weights, fit_shapes, read_graph
+from sls_deploy.engine.graph import check_shapes, fit_shapes, read_graph
 from sls_deploy.errors import SlsError
 
 Maker = Callable[..., onnx.ModelProto]
 Options = Callable[..., BuildConfig]
 
 
+def damage(model: onnx.ModelProto, folder: Path, kind: str) -> None:
+    """Do to a graph what nobody may do unnoticed."""
+    weight = model.graph.initializer[1]
+    match kind:
+        case "opset 99":
+            model.opset_import[0].version = 99
+        case "NaN":
+            array = numpy_helper.to_array(weight).copy()
+            array[3, 2, 1, 1] = np.nan
+            weight.CopyFrom(numpy_helper.from_array(array, weight.name))
+        case "gigabytes":
+            weight.CopyFrom(TensorProto(name=weight.name, data_type=1, dims=[3 * 2**28]))
+        case _:
+            (folder.parent / "outside.bin").write_bytes(weight.raw_data)
+            weight.ClearField("raw_data")
+            weight.data_location = TensorProto.EXTERNAL
+            weight.external_data.add(key="location", value=kind)
+
+
 @pytest.mark.parametrize(
-    ("content", "reason"),
-    [(b"", "is an empty file"), (b"hello world" * 20, "is not an ONNX file")],
+    ("kind", "expected"),
+    [
+        ("opset 99", "uses opset 99, which TensorRT does not read"),
+        ("NaN", r"tensor 'network\.1\.weight' holds NaN"),
+        ("gigabytes", r"tensor 'network\.1\.weight' is declared with 3 GiB"),
+        ("lost.bin", "external data 'lost.bin', which is missing"),
+        ("../outside.bin", "external data outside of the file's folder"),
+    ],
 )
-def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
-    path = tmp_path / "model.onnx"
-    path.write_bytes(content)
-    with pytest.raises(SlsError, match=reason):
-        read_graph(path)
-
-
-def test_half_a_file_is_refused(tmp_path: Path, make_network: Maker) -> None:
-    path = tmp_path / "model.onnx"
-    make_network(path)
-    path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(SlsError, match="is not an ONNX file"):
-        read_graph(path)
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SlsError, match=r"nowhere\.onnx: cannot be read"):
-        read_graph(tmp_path / "nowhere.onnx")
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize(("value", "kind"), [(np.nan, "NaN"), (-np.inf, "infinite values")])
-def test_weights_that_are_not_finite_are_refused(
-    tmp_path: Path, make_network: Maker, precision: str, value: float, kind: str
+def test_a_tampered_graph_is_not_built(
+    tmp_path: Path, make_network: Maker, kind: str, expected: str
 ) -> None:
-    model = make_network(tmp_path / "model.onnx", precision)
-    weight = numpy_helper.to_array(model.graph.initializer[1]).copy()
-    weight[3, 2, 1, 1] = value
-    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(weight, "network.1.weight"))
-    with pytest.raises(SlsError, match=rf"weight 'network\.1\.weight' holds {kind}"):
-        check_weights(model, "model.onnx")
-
-
-def test_sound_weights_pass(tmp_path: Path, make_network: Maker) -> None:
-    model = make_network(tmp_path / "model.onnx")
-    check_weights(model, "model.onnx")
-    assert len(model.graph.initializer) > 1
+    path = tmp_path / "here" / "model.onnx"
+    path.parent.mkdir()
+    model = make_network(path, "fp32")
+    assert read_graph(path) == model
+    damage(model, path.parent, kind)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(SlsError, match=expected) as caught:
+        read_graph(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_shapes_that_fit_give_the_inputs_name(
@@ -112,6 +112,36 @@ def test_sizes_become_those_that_the_network_takes(
     assert fitted.min_shape == (1, 9, 16, 16)
     assert fitted.opt_shape == (1, 9, 184, 320)
     assert fitted.max_shape == (2, 9, 360, 640)
+
+
+def test_sizes_that_the_graph_fixes_are_taken(
+    tmp_path: Path, make_network: Maker, build_options: Options
+) -> None:
+    model = make_network(tmp_path / "model.onnx")
+    batch, _, height, width = model.graph.input[0].type.tensor_type.shape.dim
+    batch.dim_value, height.dim_value, width.dim_value = 1, 36, 52
+    options = fit_shapes(model, build_options())
+    assert {options.min_shape, options.opt_shape, options.max_shape} == {(1, 3, 36, 52)}
+    assert check_shapes(model, options, "model.onnx") == "input"
+
+
+@pytest.mark.parametrize("about", ["{", "[]", '{"multiple": 0}', '{"frames": "3"}', "[" * 9999])
+def test_damaged_metadata_is_refused(
+    tmp_path: Path, make_network: Maker, build_options: Options, about: str
+) -> None:
+    model = make_network(tmp_path / "model.onnx")
+    helper.set_model_props(model, {"sls_deploy.model": about})
+    with pytest.raises(SlsError, match="holds damaged metadata"):
+        fit_shapes(model, build_options())
+
+
+def test_a_graph_without_inputs_is_refused(
+    tmp_path: Path, make_network: Maker, build_options: Options
+) -> None:
+    model = make_network(tmp_path / "model.onnx")
+    del model.graph.input[:]
+    with pytest.raises(SlsError, match="inputs: none"):
+        check_shapes(model, fit_shapes(model, build_options()), "model.onnx")
 
 
 def test_a_graph_with_two_inputs_is_refused(

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from sls_deploy.config import Config, ExportConfig, to_toml
-from sls_deploy.export.stage import ExportResult, export_onnx
+from sls_deploy.export.results import ExportResult
+from sls_deploy.export.stage import export_onnx
 from sls_deploy.files import write_json, write_text
 from sls_deploy.models.architecture import Description
 from sls_deploy.models.model import RestorationModel, build_model, save_weights

@@ -19,7 +19,7 @@ from sls_deploy.errors import SlsError
 from sls_deploy.export.fold_norms import fold_norms
 from sls_deploy.export.graph import to_bytes, to_onnx
 from sls_deploy.export.parity import Batch, Parity, compare, comparison_batches
-from sls_deploy.export.passes.float16 import Float16
+from sls_deploy.export.passes.half import Half
 from sls_deploy.export.passes.rounding import RoundedFloat32
 from sls_deploy.export.proof import prove
 from sls_deploy.models.architecture import Description
@@ -69,7 +69,7 @@ def make(name: str) -> Case:
     model = zoo_model(name)
     exported = fold_norms(model).model
     graph = to_onnx(exported)
-    half = Float16()(graph.clone()).model
+    half = Half("fp16")(graph.clone()).model
     batches = comparison_batches(model.description)
     made = Case(name, model, exported, graph, half, batches, [])
     runner = made.padded(TorchRunner(model))

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from sls_deploy.errors import SlsError
-from sls_deploy.export.parity import Batch, Parity, compare, comparison_batches, measuring_batches
+from sls_deploy.export.parity import (
+    Batch,
+    Parity,
+    compare,
+    compare_bytes,
+    comparison_batches,
+    measuring_batches,
+)
+from sls_deploy.export.parity import measure as measure_parity
 from sls_deploy.models.architecture import Description
 from sls_deploy.runtime.runner import Pictures
 
@@ -48,10 +56,26 @@ def test_equal_outputs_have_a_finite_figure() -> None:
     assert measure(Offset(0)).psnr_db == 200
 
 
-@pytest.mark.parametrize(("precision", "error"), [("fp32", 2e-4), ("fp16", 5e-3)])
-def test_refuses_what_lies_too_far_away(precision: str, error: float) -> None:
-    with pytest.raises(SlsError, match=f"the {precision} graph: lies"):
-        measure(Offset(error), precision)
+LIMITS = {"fp32": 80, "fp16": 50, "bf16": 35, "int8": 30}
+
+
+@pytest.mark.parametrize("precision", LIMITS)
+def test_refuses_what_lies_too_far_away(precision: str) -> None:
+    error = 10 ** (-LIMITS[precision] / 20)
+    assert measure(Offset(0.9 * error), precision).psnr_db > LIMITS[precision]
+    expected = rf"the {precision} graph: lies .* less than {LIMITS[precision]} \(largest error"
+    with pytest.raises(SlsError, match=expected):
+        measure(Offset(1.1 * error), precision)
+
+
+@pytest.mark.parametrize(
+    ("precision", "fix"),
+    [("fp32", "report it"), ("fp16", "bf16"), ("bf16", "fp16"), ("int8", "export.int8_keep")],
+)
+def test_says_what_to_do_in_each_precision(precision: str, fix: str) -> None:
+    with pytest.raises(SlsError) as caught:
+        measure(Offset(0.5), precision)
+    assert fix in caught.value.fix
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -70,12 +94,16 @@ def about(scale: int, **sizes: int) -> Description:
 
 
 @pytest.mark.parametrize("scale", [1, 2, 4])
-def test_compares_real_pictures_of_odd_size_and_in_twos(scale: int) -> None:
+def test_compares_real_pictures_of_odd_size_and_in_threes(scale: int) -> None:
     batches = comparison_batches(about(scale))
     shapes = {batch.pictures.shape for batch in batches}
-    assert {(1, 3, 61, 47), (2, 3, 48, 56)} <= shapes
+    assert {(1, 3, 61, 47), (3, 3, 45, 51)} <= shapes
     assert all(batch.pictures.std() > 0.05 for batch in batches)
     assert all(batch.pictures.min() >= 0 and batch.pictures.max() <= 1 for batch in batches)
+
+
+def test_small_photographs_still_make_a_batch_at_a_large_scale() -> None:
+    assert [len(batch.pictures) for batch in comparison_batches(about(16))] == [1, 1, 3]
 
 
 def test_frames_move_by_a_pixel() -> None:
@@ -93,3 +121,29 @@ def test_measures_on_every_sample_even_at_a_large_scale() -> None:
 def test_measures_on_sides_that_the_network_takes() -> None:
     batches = measuring_batches(about(8, least_side=72, multiple=24, frames=3))
     assert {batch.pictures.shape for batch in batches} == {(1, 9, 72, 72)}
+
+
+def test_one_fixed_size_gives_pictures_of_it() -> None:
+    (batch,) = comparison_batches(about(8, frames=3), (2, 9, 72, 600))
+    assert batch.pictures.shape == (2, 9, 72, 600)
+    assert len(set(batch.names)) == 2
+
+
+def test_measure_refuses_no_distance() -> None:
+    assert measure_parity([BATCH.pictures], Offset(0.5), [BATCH], "fp32").psnr_db < 7
+
+
+GREY = Batch(("cat", "dog"), np.full((2, 3, 4, 5), 128 / 255, np.float32))
+
+
+@pytest.mark.parametrize("levels", [0, 1, -1])
+def test_bytes_may_differ_by_one_level(levels: int) -> None:
+    runner = Offset(levels / 255, (1, 2, 3, 4))
+    found = compare_bytes([GREY.pictures + np.float32(0.001)], runner, [GREY], "fp16")
+    assert found.max_error == pytest.approx(abs(levels) / 255, abs=1e-6)
+
+
+def test_refuses_bytes_that_differ_by_two_levels() -> None:
+    expected = "graph of bytes: differs by 2 levels at dog, channel 2, row 3, column 4"
+    with pytest.raises(SlsError, match=expected):
+        compare_bytes([GREY.pictures], Offset(2 / 255, (1, 2, 3, 4)), [GREY], "fp16")

@@ -246,7 +246,6 @@ ENDED = {
     "scale of three dimensions": scaled(8, 1, 1),
     "scale of four dimensions": scaled(1, 8, 1, 1),
     "changed weights": Small(changed_weights),
-    "bias of another layer": Small(bias_of_another_layer),
     "depthwise": between(nn.Conv2d(8, 8, 3, padding=1, groups=8)),
     "groups": between(nn.Conv2d(8, 8, 1, groups=2)),
     "transposed": between(nn.ConvTranspose2d(8, 8, 1)),
@@ -258,6 +257,10 @@ ENDED = {
 @pytest.mark.parametrize("case", ENDED)
 def test_whatever_else_touches_channels_ends_them(case: str) -> None:
     assert found(model_of(ENDED[case]), "a", "b", "c", "layer") == []
+
+
+def test_layers_that_share_a_bias_keep_the_same_channels() -> None:
+    assert pairs(found(model_of(Small(bias_of_another_layer)), "a", "b", "c")) == [("a b", "b c")]
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1), (1, 1, 1, 1)])
