@@ -50,7 +50,7 @@ def test_comments_can_be_left_out() -> None:
     comments = [line for line in to_toml(Config()).splitlines() if line.startswith("#")]
     assert comments == [
         "# weights =", "# scale =", "# output =", "# photos =", "# minutes =", "# latency_table =",
-        "# pictures =",
+        "# static_shape =", "# calibration =", "# pictures =",
     ]  # fmt: skip
 
 
@@ -109,7 +109,10 @@ def test_relative_paths_start_at_the_folder_of_the_file(tmp_path: Path) -> None:
         ("[search]\npattern = '1:4'", "search.pattern is '1:4': must be 2:4, n:4"),
         ("[search]\nmethod = 'magic'", "search.method is 'magic'"),
         ("[build]\narchitectures = []", r"build.architectures is \[\]"),
-        ("[build]\nprecisions = ['int8']", "'int8': input should be 'fp32' or 'fp16'"),
+        (
+            "[build]\nprecisions = ['int4']",
+            "'int4': input should be 'fp32', 'fp16', 'bf16' or 'int8'",
+        ),
         ("[build]\nopt_shape = [1, 3, 16]", "build.opt_shape"),
         ("[validate]\nmax_loss_db = -1", "validate.max_loss_db is -1"),
         ("[search\n", "cannot be read as TOML .*line 1"),

@@ -33,7 +33,7 @@ from sls_deploy.progress import Progress, Report, silent
 from sls_deploy.run import Run, budget_name
 from sls_deploy.runtime.pytorch import TorchRunner
 from sls_deploy.sizes import padded_side
-from sls_deploy.sparsity.ratios import REFILLED, WEIGHTS, read_ratios
+from sls_deploy.sparsity.ratios import REFILLED, WEIGHTS, read_permutation, read_ratios
 
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 
@@ -69,7 +69,8 @@ def export_onnx(
     ratios = source / "ratios.json"
     with run.locked():
         found = read_ratios(ratios)
-        if permuted and not found.get("permutation"):
+        permutation = read_permutation(source)
+        if permuted and permutation is None:
             fix = "Search again with --permute; masks must be chosen in the new order."
             raise SlsError("was searched without reordering channels", str(run.path), fix)
         config = run.config
@@ -98,6 +99,7 @@ def export_onnx(
             told = {**found, **{key: costs[key] for key in ("cost", "network_cost")}}
             task = _Task(folder, config, options, wanted, report, f"export {budget_name(budget)}")
             told["source"] = {"file": weights.name, **hashes}
+            told["permutation"] = permutation
             return task.run(load_model(weights, config.model), told, paranoid=paranoid)
 
         key = f"export/{budget_name(budget)}"
@@ -175,7 +177,7 @@ class _Task:
                 "source": ratios["source"],
                 "folded_norms": folded.layers,
                 "alignment": ratios.get("alignment"),
-                "permutation": ratios.get("permutation"),
+                "permutation": ratios["permutation"],
                 "slim": [asdict(change) for change in changes],
                 "files": entries,
             }

@@ -281,11 +281,12 @@ class _Flow:
 
     def _slice(self, node: fx.Node) -> _Value:
         value = self.known(node.args[0])
-        dimension, start, stop, step = (*node.args[1:], *(0, None, None, 1)[len(node.args) - 1 :])
+        given: list[Any] = list(node.args[1:])
+        dimension, start, stop, step = given + [0, None, None, 1][len(given) :]
         if _whole(dimension) % len(_shape(node)) != value.dimension:
             return value
         self.channels.adds_up(node.name, value.numbers)
-        return _Value(value.dimension, value.numbers[slice(start, stop, step)])  # type: ignore[misc]
+        return _Value(value.dimension, value.numbers[slice(start, stop, step)])
 
     def _split(self, node: fx.Node) -> list[_Value]:
         value, outputs = self.known(node.args[0]), node.meta["val"]

@@ -99,7 +99,6 @@ class Reconstruction:
         self.sampler, self.held_out, self.config = sampler, held_out, config
         self.notes: list[str] = []
         self._measured: Sensitivity | None = None
-        self.permutation: Permutation | None = None
 
     @cached_property
     def graph(self) -> Trace:
@@ -128,19 +127,18 @@ class Reconstruction:
             )
         return work
 
-    def permute(self, report: Report) -> None:
-        """Bring the dense network's channels into an order in which 2:4 keeps more; once."""
-        if self.permutation is not None:
-            return
+    def permute(self, report: Report) -> Permutation:
+        """Bring the dense network's channels into an order in which 2:4 keeps more."""
         few = replace(self.calibration, pictures=self.calibration.pictures[:_PERMUTED_ON])
-        self.permutation = permute(
+        found = permute(
             self.graph,
             self.model,
             self.layers,
             few,
             lambda done, total: report(Progress("permute channels", done, total)),
         )
-        self.model = self.processes.same(self.permutation.model)
+        self.model = self.processes.same(found.model)
+        return found
 
     @cached_property
     def interiors(self) -> list[Interior]:

@@ -13,7 +13,7 @@ from sls_deploy._version import __version__
 from sls_deploy.config import WITHOUT_EFFECT, Config
 from sls_deploy.data.crops import CropSampler, held_out
 from sls_deploy.errors import SlsError
-from sls_deploy.files import hash_file, hash_json
+from sls_deploy.files import hash_file, hash_json, write_json
 from sls_deploy.models.model import RestorationModel, load_model
 from sls_deploy.models.own import code_hash
 from sls_deploy.progress import Report, silent
@@ -31,6 +31,7 @@ from sls_deploy.search.checkpoint import (
 from sls_deploy.search.cost import cost_model, dense_form
 from sls_deploy.search.layers import Choice, Layer, find_layers
 from sls_deploy.search.logs import TrainingLog
+from sls_deploy.search.order import order_channels
 from sls_deploy.search.outcome import RATIOS, Outcome
 from sls_deploy.search.photos import load_photos
 from sls_deploy.search.processes import Processes
@@ -43,7 +44,7 @@ from sls_deploy.search.sls import SlsSearch, held_out_psnr, load_network
 from sls_deploy.search.sparse import SparseNetwork
 from sls_deploy.search.trace import Trace, trace
 from sls_deploy.sparsity.pattern import Pattern
-from sls_deploy.sparsity.ratios import read_ratios
+from sls_deploy.sparsity.ratios import PERMUTATION, read_permutation, read_ratios
 
 _NO_INPUTS = {*WITHOUT_EFFECT, "budgets", "latency_table"}
 
@@ -129,6 +130,7 @@ class _Stage:
         self.work, self.processes = work, processes
         self.alignment: dict[str, Any] | None = None
         self.permutes = False
+        self.order: dict[str, Any] | None = None
         self.pattern, self.prices = work.pattern, work.cost
         self.sampler, self.held_out = work.sampler, work.held_out
         self.dense_psnr = held_out_psnr(work.model, work.held_out)
@@ -149,7 +151,6 @@ class _Stage:
             outcome = search()
             facts = {
                 "alignment": self.alignment,
-                "permutation": self.work.permutation and self.work.permutation.facts(),
                 "budget": budget,
                 "method": self.config.search.method,
                 "dense_sha256": inputs["weights"],
@@ -157,11 +158,15 @@ class _Stage:
                 "pattern": self.config.search.pattern,
                 "dense_psnr": self.dense_psnr,
             }
-            return outcome.write(folder, self.layers, self.pattern, self.prices, facts)
+            yield from outcome.write(folder, self.layers, self.pattern, self.prices, facts)
+            (folder / PERMUTATION).unlink(missing_ok=True)  # of a search before this one
+            if self.order is not None:
+                yield write_json(folder / PERMUTATION, self.order)
 
         def search() -> Outcome:
-            if self.permutes:
-                self.work.permute(report)
+            if self.permutes and self.order is None:
+                folder = self.run.path / "search" / "checkpoint" / "order"
+                self.order = order_channels(self.work, folder, self._order_identity(), report)
             if self.config.search.method == "sls":
                 outcome = self._learn(budget, inputs, report)
             else:
@@ -196,7 +201,7 @@ class _Stage:
             **{key: ratios[key] for key in ("cost", "network_cost", "dense_psnr", "psnr", "steps")},
             refill=ratios.get("refill"),
             alignment=ratios.get("alignment"),
-            permutation=ratios.get("permutation"),
+            permutation=read_permutation(folder),
             candidates=tuple(ratios["candidates"]),
             notes=tuple(ratios["notes"]),
             seconds=record.seconds,
@@ -225,6 +230,11 @@ class _Stage:
                 if value >= budget and (value == budget or config.search.method == "sls")
             ],
         }
+
+    def _order_identity(self) -> str:
+        """Hash of what the order of channels depends on: all but the budgets."""
+        inputs = self._inputs(self.config.search.budgets[0])
+        return hash_json({key: inputs[key] for key in inputs if key != "budgets"})
 
     def _resumed(self, budget: float, inputs: dict[str, Any]) -> SlsSearch:
         """The search of a budget at its newest checkpoint, or at its start."""

@@ -10,6 +10,8 @@ from sls_deploy.errors import SlsError
 
 WEIGHTS, REFILLED = "weights.safetensors", "refilled.safetensors"
 """Weights of a budget: those searched, and those whose layers below N = M/2 were filled up."""
+PERMUTATION = "permutation.json"
+"""What the order of channels, found before the masks, lets them keep; missing if it was left."""
 _NEEDED = ("budget", "pattern", "cost", "network_cost")
 
 
@@ -27,3 +29,23 @@ def read_ratios(path: Path) -> dict[str, Any]:
         fix = "`sls-deploy search` writes it again."
         raise SlsError("does not hold the layers of a search", str(path), fix) from None
     return ratios
+
+
+def read_permutation(folder: Path) -> dict[str, Any] | None:
+    """What the order of channels of a budget gained; None if they were left in theirs.
+
+    Args:
+        folder: of the searched budget.
+
+    Raises:
+        SlsError: the file is damaged.
+    """
+    path = folder / PERMUTATION
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        fix = "`sls-deploy search` writes it again."
+        raise SlsError("cannot be read", str(path), fix) from None
+    return facts

@@ -61,7 +61,7 @@ CASES = {
     "no run yet": ("export", "runs: no run there yet"),
     "no such run": ("export nowhere", "nowhere: no run there"),
     "budget not searched": ("export {run} --budget 0.6", r"not searched \(done: 0\.75, 0\.5\)"),
-    "unknown precision": ("export {run} --precision int8", "'int8': .*'fp32' or 'fp16'"),
+    "unknown precision": ("export {run} --precision int4", "'int4': .*'bf16' or 'int8'"),
     "budget not exported": ("build {run} --budget 0.75", r"0\.75 was not exported \(done: 0\.5\)"),
     "unknown GPU": ("build {run} --arch sm12", "'sm12': .*'sm80', 'sm86' or 'sm89'"),
     "validation not exported": ("validate {run} --budget 0.75", "0.75 was not exported"),

@@ -149,7 +149,8 @@ def test_newest_run_is_the_one_searched_last(
     searched = program("search", *flags, "--config", settings, "--json", cwd=tmp_path)
     exported = program("export", "--precision", "fp32", "--json", cwd=tmp_path)
     assert json.loads(searched.out)["run"] == "runs/smaller"
-    assert json.loads(exported.out)[0]["files"] == {
+    files = json.loads(exported.out)[0]["precisions"]
+    assert {name: entry["file"] for name, entry in files.items()} == {
         "fp32": "runs/smaller/export/b0.50/model.fp32.onnx"
     }
 

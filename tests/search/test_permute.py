@@ -118,7 +118,7 @@ def test_search_says_what_the_new_order_keeps(dense: Path, photos: Path, tmp_pat
     )
     result = search_budgets(config, tmp_path / "run")
     assert result.budgets[0].permutation is not None
-    told = json.loads((tmp_path / "run/search/b0.50/ratios.json").read_text())["permutation"]
+    told = json.loads((tmp_path / "run/search/b0.50/permutation.json").read_text())
     assert told["streams"] > 0
     assert {"name", "before", "after", "unconstrained", "regained"} == set(told["layers"][0])
 
