@@ -87,4 +87,4 @@ def fresh_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
 @pytest.fixture(scope="session", params=SMALL)
 def exported(request: pytest.FixtureRequest, fresh_run: Callable[..., Run]) -> ExportResult:
     """Each network of the registry, exported in both precisions."""
-    return export_onnx(fresh_run(request.param), 0.5, ExportConfig())
+    return export_onnx(fresh_run(request.param), 0.5, ExportConfig(calibration_crops=4))

@@ -11,21 +11,21 @@ from onnx import helper, numpy_helper
 
 from sls_deploy.errors import SlsError
 from sls_deploy.export.bisect import Bisection, bisect_graphs, bisect_pytorch, first_departure
-from sls_deploy.export.fold_norms import fold_norms
-from sls_deploy.export.graph import to_bytes, to_onnx
+from sls_deploy.export.graph import to_bytes
 from sls_deploy.export.parity import Batch, comparison_batches
 from sls_deploy.export.passes.half import Half
 from sls_deploy.export.passes.slim import Slim
 from sls_deploy.models.restoration import RestorationModel
-from tests.zoo import zoo_model
+from tests.export.exported_graphs import exported as graph_of
+from tests.export.exported_graphs import folded
 
 Change = Callable[[onnx.ModelProto], None]
 
 
 @cache
 def exported(name: str) -> tuple[RestorationModel, bytes, tuple[Batch, ...]]:
-    model = fold_norms(zoo_model(name)).model
-    return model, to_bytes(to_onnx(model)), tuple(comparison_batches(model.description))
+    model = folded(name)
+    return model, to_bytes(graph_of(name)), tuple(comparison_batches(model.description))
 
 
 def changed(content: bytes, change: Change) -> bytes:

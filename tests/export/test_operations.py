@@ -16,7 +16,6 @@ from torch import nn
 from sls_deploy.engine.process import run_worker
 from sls_deploy.engine.request import BuildRequest
 from sls_deploy.errors import SlsError
-from sls_deploy.export.fold_norms import fold_norms
 from sls_deploy.export.graph import to_bytes, to_onnx
 from sls_deploy.export.parity import Batch, Parity, compare, comparison_batches
 from sls_deploy.export.passes.half import Half
@@ -28,6 +27,7 @@ from sls_deploy.runtime.onnxruntime import OnnxRunner
 from sls_deploy.runtime.padding import Padded
 from sls_deploy.runtime.pytorch import TorchRunner
 from sls_deploy.runtime.runner import Pictures, Runner
+from tests.export.exported_graphs import exported, folded
 from tests.zoo import ZOO, zoo_model
 
 HARDEST = (
@@ -67,11 +67,10 @@ class Case:
 @cache
 def make(name: str) -> Case:
     model = zoo_model(name)
-    exported = fold_norms(model).model
-    graph = to_onnx(exported)
+    graph = exported(name)
     half = Half("fp16")(graph.clone()).model
     batches = comparison_batches(model.description)
-    made = Case(name, model, exported, graph, half, batches, [])
+    made = Case(name, model, folded(name), graph, half, batches, [])
     runner = made.padded(TorchRunner(model))
     made.reference.extend(runner.run(batch.pictures) for batch in batches)
     return made

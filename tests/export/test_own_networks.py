@@ -25,7 +25,9 @@ def test_is_exported_and_proved(name: str, tmp_path_factory: pytest.TempPathFact
     model.description = replace(model.description, name="network.py:make", options=wanted.options)
     ratios = prune(model)
     config = Config(model=ModelConfig.model_validate(wanted))
-    result = export_onnx(write_search(folder / "run", model, ratios, config), 0.5, ExportConfig())
+    result = export_onnx(
+        write_search(folder / "run", model, ratios, config), 0.5, ExportConfig(calibration_crops=4)
+    )
     proof = json.loads(result.proof.read_text())
     assert bool(proof["folded_norms"]) == (name == "batch_norm")
     layers = proof["files"]["fp16"]["layers"]

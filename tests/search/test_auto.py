@@ -19,7 +19,9 @@ from sls_deploy.progress import Progress
 from sls_deploy.search.stage import search_budgets
 from sls_deploy.sparsity.legality import is_2_4
 
-SETTINGS = {"method": "auto", "steps": 6, "patch": 16, "batch": 2, "crops": 8}
+SETTINGS = {
+    "method": "auto", "steps": 6, "patch": 16, "batch": 2, "crops": 8, "permute": False
+}  # fmt: skip
 
 
 def changed(config: Config, **search: object) -> Config:
