@@ -146,6 +146,20 @@ def print_search(result: SearchResult) -> None:
                 f"  {row.budget:g}: {source['source']} ratios, reconstructed: "
                 f"{source['psnr']:.2f} dB{taken}"
             )
+        if row.alignment:
+            told = row.alignment
+            print_line(
+                f"  {row.budget:g}: channels of {len(told['layers'])} layers filled up: "
+                f"{told['eligible_after']} of {told['prunable']} prunable layers eligible, "
+                f"{told['eligible_before']} before; {told['more_macs']:+.1%} multiply-accumulates"
+            )
+        if row.permutation:
+            told = row.permutation
+            print_line(
+                f"  {row.budget:g}: channels of {told['streams']} streams reordered in "
+                f"{told['seconds']:.0f} s: {told['regained']:.0%} of the gap between 2:4 and the "
+                f"best half regained (median of {len(told['layers'])} layers)"
+            )
         if row.refill:
             print_line(
                 f"  {row.budget:g}: {len(row.refill['layers'])} layers refilled to N = M/2 for "
