@@ -132,7 +132,7 @@ def _print_comparisons(found: dict[str, Bisection], *, json: bool) -> None:
     else:
         for name, item in found.items():
             print_comparison(name, item)
-    departed = [f"{name}: {item}" for name, item in found.items() if item.first]
+    departed = [f"{name}: {item}" for name, item in found.items() if not item.passed]
     if departed:
         raise GateError("; ".join(departed))
 
@@ -160,5 +160,7 @@ def print_comparison(name: str, found: Bisection) -> None:
     print_table(f"{name}, PSNR to the peak of each value", columns, rows, left=(1, 6, 7))
     if found.first is None:
         print_line(f"none of {len(rows)} values departs")
+    elif found.passed:
+        print_line(f"the output holds {found.limit_db:g} dB; {found}")
     if found.worst is not None:
         print_line(f"most error is added by '{shown(found.worst.node)}'")
