@@ -58,6 +58,15 @@ SETS = ("Set5", "Set14", "B100")
 _PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _UNLIMITED_DB = 1e6
 """Loss that every network holds: nothing falls back."""
+_STRICT = "int8, at most 0.02 dB"
+VARIANTS: dict[str, tuple[Precision, dict[str, Any]]] = {
+    **{precision: (precision, {}) for precision in _PRECISIONS},
+    _STRICT: ("int8", {"int8_loss_db": 0.02}),
+} | {
+    f"int8, {method}, no fallback": ("int8", {"int8_ranges": method, "int8_loss_db": _UNLIMITED_DB})
+    for method in get_args(RangeMethod)
+}
+"""What accuracy is measured of: a precision, and the settings that differ from the defaults."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,8 @@ class Entry:
     """Settings that differ from the benchmark's."""
     parts: tuple[str, ...] = ("parity", "permutation")
     """Tables that it stands in."""
+    variants: tuple[str, ...] = tuple(VARIANTS)
+    """What accuracy is measured of."""
 
 
 _ALL = ("parity", "permutation", "order", "accuracy")
@@ -79,7 +90,7 @@ _BLUR = {"search": {"patch": 64}}
 """Blur needs larger crops."""
 ENTRIES = {
     "rfdn": Entry("RFDN x4", "rfdn_aim_x4.pth", parts=_ALL),
-    "rlfn": Entry("RLFN-S x4", "rlfn_s_x4.pth", parts=_ALL),
+    "rlfn": Entry("RLFN-S x4", "rlfn_s_x4.pth", {}, _ALL, (*_PRECISIONS, _STRICT)),
     "carn": Entry("CARN-M x4", "carn_m_x234.pth", {"model": {"scale": 4}}, parts=_ALL[:3]),
     "edsr": Entry("EDSR x2, 32 channels, bundled", ""),
     "unet": Entry("UNet, 16 features, trained for minutes", "unet.safetensors", _BLUR),
@@ -88,23 +99,10 @@ ENTRIES = {
         "DMPHN 1-2-4-8",
         "dmphn_1_2_4_8_gopro.pth",
         # As in networks.py: short blur and noise reach most of what GoPro's pictures reach.
-        {
-            "data": {"blur_length": 10.0, "blur_noise": 2.0},
-            "search": {"patch": 64, "crops": 96},
-        },
+        {"data": {"blur_length": 10.0, "blur_noise": 2.0}, "search": {"patch": 64, "crops": 96}},
     ),
 }
 """The networks, in the order of the tables."""
-
-_NO_FALLBACK = {
-    f"int8, {method}, no fallback": ("int8", {"int8_ranges": method, "int8_loss_db": _UNLIMITED_DB})
-    for method in get_args(RangeMethod)
-}
-VARIANTS: dict[str, tuple[Precision, dict[str, Any]]] = {
-    **{precision: (precision, {}) for precision in _PRECISIONS},
-    **_NO_FALLBACK,  # type: ignore[dict-item]
-}
-"""What accuracy is measured of: a precision, and the settings that differ from the defaults."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +220,8 @@ def _precisions(network: Network, model: RestorationModel) -> dict[str, Any]:
     graph, _ = run_passes(to_onnx(fold_norms(model).model), [("slim", Slim())])
     samples = [batch.pictures for batch in measuring_batches(about)]
     runners, kept = [], []
-    for precision, settings in VARIANTS.values():
+    variants = ENTRIES[network.name].variants
+    for precision, settings in map(VARIANTS.__getitem__, variants):
         options = ExportConfig(**settings)
         crops = calibration_crops(network.config.data, None, about, options.calibration_crops)
         form = Forms(graph, lambda crops=crops: crops, samples, options, silent).of(precision)
@@ -234,7 +233,7 @@ def _precisions(network: Network, model: RestorationModel) -> dict[str, Any]:
     means = _means(runners, network.pictures, about)
     return {
         name: {"psnr": psnr, "kept": names}
-        for name, psnr, names in zip(VARIANTS, means, kept, strict=True)
+        for name, psnr, names in zip(variants, means, kept, strict=True)
     }
 
 
@@ -267,6 +266,7 @@ def run(
     parts: Annotated[str, typer.Option("--parts", help="Parts, by comma.")] = ",".join(PARTS),
 ) -> None:
     """Do the parts of the networks that are not there yet."""
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} used"
     for name in only.split(","):
         entry = ENTRIES[name]
         flags = {
@@ -281,12 +281,7 @@ def run(
             if part not in entry.parts or path.exists():
                 continue
             typer.echo(f"{name}: {part}", err=True)
-            facts = {
-                "title": entry.title,
-                "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
-                f"{torch.get_num_threads()} used",
-                "versions": versions(),
-            }
+            facts = {"title": entry.title, "machine": machine, "versions": versions()}
             write_json(path, {**facts, **PARTS[part](network)})
 
 

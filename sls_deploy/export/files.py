@@ -78,6 +78,7 @@ class Files:
         layers = self._prove(path, made)
         return {
             **self._entry(f"model.{precision}.onnx", path),
+            "opset": made.opset_imports[""],
             **self._parities(path.read_bytes(), precision),
             **form.evidence,
             "passes": [asdict(change) for change in changes],

@@ -19,7 +19,7 @@ from sls_deploy.export.crops import calibration_crops
 from sls_deploy.export.files import Files, padded
 from sls_deploy.export.fold_norms import fold_norms
 from sls_deploy.export.forms import Forms
-from sls_deploy.export.graph import OPSET, to_onnx
+from sls_deploy.export.graph import to_onnx
 from sls_deploy.export.parity import comparison_batches, measuring_batches
 from sls_deploy.export.passes.manager import run_passes
 from sls_deploy.export.passes.slim import Slim
@@ -107,12 +107,12 @@ def export_onnx(
     return read_result(folder, budget, skipped=skipped)
 
 
-def _pictures(config: Config, options: ExportConfig) -> list[list[Any]]:
-    """Names and sizes of the photographs that precisions are decided on."""
+def _pictures(config: Config, options: ExportConfig) -> dict[str, str]:
+    """Hashes of the photographs that precisions are decided on, by name."""
     folder = options.calibration or config.data.photos
     if set(options.precisions) == {"fp32"} or folder is None or not folder.is_dir():
-        return []
-    return [[path.name, path.stat().st_size] for path in list_images(folder)]
+        return {}
+    return {str(path.relative_to(folder)): hash_file(path) for path in list_images(folder)}
 
 
 @dataclass
@@ -173,7 +173,6 @@ class _Task:
             proof = {
                 "level": "L0",
                 **{key: ratios[key] for key in ("budget", "pattern", "cost", "network_cost")},
-                "opset": OPSET,
                 "source": ratios["source"],
                 "folded_norms": folded.layers,
                 "alignment": ratios.get("alignment"),

@@ -31,7 +31,7 @@ def narrow(network: nn.Module, widths: Mapping[str, Sequence[int]]) -> None:
 
     Raises:
         SlsError: no such module, one whose channels are no dimension of its own, or widths that are
-            not whole numbers from 1 to somewhat over what the module has.
+            not whole numbers from 1 to sixteen times what the module has.
     """
     for name, wanted in widths.items():
         module = _module(network, name)
@@ -43,13 +43,13 @@ def narrow(network: nn.Module, widths: Mapping[str, Sequence[int]]) -> None:
             or not all(1 <= w <= _widest(size) for w, size in zip(wanted, sizes, strict=True))
         ):
             what = f"{name} cannot have the width {wanted} where the architecture has {sizes}"
-            raise SlsError(what, fix="Give whole numbers from 1 to those.")
+            raise SlsError(what, fix="Give whole numbers from 1 to 16 times those.")
         _keep(module, [_first(width, size) for width, size in zip(wanted, sizes, strict=True)])
 
 
 def _widest(size: int) -> int:
-    """Most channels that filling up to multiples of 16 makes of these, in a sane network."""
-    return 2 * size + 15
+    """Most channels that filling up to a multiple of 16 makes of these: of each single one."""
+    return 16 * size
 
 
 def _first(width: int, size: int) -> Tensor:

@@ -3,17 +3,19 @@
 They read input channels in fours. A layer with 50 of them runs on none; with two more, whose
 filters and columns are zero, it does, and the picture stays the same. It is done before masks are
 chosen: in a concatenation of four times 50 channels the quads lie otherwise than in four times 52.
+Budgets are shares of the network as it is then; `alignment_facts` says how much larger that is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
+from sls_deploy.errors import SlsError
 from sls_deploy.models.narrow import ZERO, widen
 from sls_deploy.search.channel_flow import find_streams
 from sls_deploy.search.channels import Axis, Place, Stream
@@ -28,38 +30,55 @@ if TYPE_CHECKING:
 _OWN = ("weight", "bias", "running_mean", "running_var")
 
 
-def align(
-    trace: Trace, model: RestorationModel, layers: Sequence[Layer], multiple: int
-) -> RestorationModel:
+class Aligned(NamedTuple):
+    """A network whose channels were filled up."""
+
+    model: RestorationModel
+    """It computes what the given one does; the one given where nothing was filled up."""
+    rejected: int
+    """Streams of channels that could not be filled up, though a layer would need it."""
+
+
+def align(trace: Trace, model: RestorationModel, layers: Sequence[Layer], multiple: int) -> Aligned:
     """Fill up the channels that prunable layers read, where these are no multiple of four.
 
     A whole residual stream gets them, each segment of a concatenation its own, and blocks of r*r in
     front of a pixel shuffle. Streams stay as they are if anything but convolutions, batch
     normalisations and PReLUs holds a value for each of their channels, or if they are summed up,
     split or reshaped: code that names their number would break. The result is compared with the
-    network that was given; if it computes anything else it is not used.
+    network that was given; streams with which it computes anything else stay too.
 
     Args:
         trace: the network's operations.
         model: the dense network; it is not changed.
         layers: its prunable layers.
         multiple: of which the channels of a stream are to be: 4, 8 or 16.
-
-    Returns:
-        A larger network that computes the same, or the one given.
     """
     odd = {layer.parameter for layer in layers if layer.inputs % QUAD and layer.groups == 1}
-    streams = [
+    wanted = [
         stream
         for stream in find_streams(trace)
-        if stream.size % multiple
-        and any(place.axis.name in odd for place in stream.ends("in"))
-        and all(_grows(model, place) for place in stream.places)
+        if stream.size % multiple and any(place.axis.name in odd for place in stream.ends("in"))
     ]
+    able = [stream for stream in wanted if all(_grows(model, place) for place in stream.places)]
+    for streams in (able, [one for one in able if _filled(model, [one], multiple)]):
+        larger = _filled(model, streams, multiple)
+        if larger is not None:
+            return Aligned(larger, len(wanted) - len(streams))
+    return Aligned(model, len(wanted))
+
+
+def _filled(
+    model: RestorationModel, streams: Sequence[Stream], multiple: int
+) -> RestorationModel | None:
+    """The network with some streams filled up; None if it would compute anything else."""
     if not streams:
         return model
-    larger = widen(model, _indices(model, streams, multiple))
-    return larger if computes_the_same(model, larger) else model
+    try:
+        larger = widen(model, _indices(model, streams, multiple))
+    except SlsError:  # a module of another kind shares a parameter
+        return None
+    return larger if computes_the_same(model, larger) else None
 
 
 def alignment_facts(before: Sequence[Layer], after: Sequence[Layer]) -> dict[str, Any] | None:

@@ -103,7 +103,7 @@ class Flow:
             return value
         name, sizes = self.trace.parameter(node), shape(node)
         long = [dimension for dimension, size in enumerate(sizes) if size > 1]
-        if name is None or len(long) != 1:
+        if name is None or len(long) != 1 or name.removesuffix(".weight") in self.trace.uses:
             return None
         return Value(long[0], self.channels.along(Axis(name, "own"), sizes[long[0]]))
 
@@ -173,6 +173,8 @@ class Flow:
 
     def _group_norm(self, node: fx.Node) -> Value:
         value = self.known(node.args[0])
+        if value.dimension != 1:
+            raise UnknownError
         self.tie_parameters(node.args[2:4], value.numbers)
         for group, part in enumerate(np.split(value.numbers, whole(node.args[1]))):
             self.channels.adds_up(f"{node.name}/{group}", part)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sls_deploy.files import write_json
 from sls_deploy.models.model import load_like, save_weights
-from sls_deploy.progress import Report
+from sls_deploy.progress import Progress, Report
 from sls_deploy.search.checkpoint import IDENTITY
+from sls_deploy.search.permute import permute
 from sls_deploy.search.reconstruction import Reconstruction
 
+_CROPS = 16
+"""Crops that the importance of weights is measured on."""
 _WEIGHTS, _FACTS = "weights.safetensors", "permutation.json"
 
 
@@ -33,7 +37,7 @@ def order_channels(
     if facts is not None:
         work.model = load_like(folder / _WEIGHTS, work.model)
         return facts
-    found = work.permute(report).facts()
+    found = _reorder(work, report)
 
     def keep() -> None:
         (folder / _FACTS).unlink(missing_ok=True)  # it must not pass for that of other weights
@@ -42,6 +46,24 @@ def order_channels(
 
     work.processes.first(keep)
     return found
+
+
+def _reorder(work: Reconstruction, report: Report) -> dict[str, Any]:
+    few = replace(work.calibration, pictures=work.calibration.pictures[:_CROPS])
+    found = permute(
+        work.graph,
+        work.model,
+        work.layers,
+        few,
+        lambda done, total: report(Progress("permute channels", done, total)),
+    )
+    work.model = work.processes.same(found.model)
+    if found.rejected:
+        work.notes.append(
+            f"{found.rejected} sets of channels stay in their order: in another the network "
+            "computes something else"
+        )
+    return found.facts()
 
 
 def _read(path: Path, identity: str) -> dict[str, Any] | None:

@@ -34,8 +34,6 @@ _PASSES = 32
 """Backward passes that the weight of each filter is estimated from."""
 _SWEEPS = 2
 """Times that streams which share a layer are gone through."""
-_SECONDS = 60.0
-"""After which the search of one stream stops, however good it is by then."""
 
 Importance = dict[tuple[str, int], NDArray[np.float64]]
 """By layer and convolution group: [filters * taps, channels]."""
@@ -69,6 +67,8 @@ class Permutation:
     """It computes what the old one does."""
     streams: int
     """Streams that were reordered."""
+    rejected: int
+    """Streams whose new order would have changed what the network computes."""
     gains: tuple[Gain, ...]
     """Every prunable layer that reads one of them."""
     seconds: float
@@ -78,6 +78,7 @@ class Permutation:
         """What ratios.json says of it: the median share of the gap regained, and every layer."""
         return {
             "streams": self.streams,
+            "rejected": self.rejected,
             "seconds": self.seconds,
             "regained": median(gain.regained for gain in self.gains) if self.gains else 0.0,
             "layers": [{**asdict(gain), "regained": gain.regained} for gain in self.gains],
@@ -111,14 +112,18 @@ def permute(
         for stream, order in zip(streams, _search(streams, importance, report), strict=True)
         if not np.array_equal(order, np.arange(stream.size))
     ]
+    found = len(chosen)
     moved = reorder(trace, model, chosen)
     if not computes_the_same(model, moved):
         alone = (reorder(trace, model, [pair]) for pair in chosen)
         same = [computes_the_same(model, item) for item in alone]
         chosen = [pair for pair, holds in zip(chosen, same, strict=True) if holds]
         moved = reorder(trace, model, chosen)
+        if not computes_the_same(model, moved):
+            chosen, moved = [], reorder(trace, model, [])
+    seconds = round(time.monotonic() - started, 2)
     gains = _gains(chosen, before)
-    return Permutation(moved.eval(), len(chosen), gains, round(time.monotonic() - started, 2))
+    return Permutation(moved.eval(), len(chosen), found - len(chosen), gains, seconds)
 
 
 def measure_importance(
@@ -164,7 +169,7 @@ def _search(
                 continue
             report(number, len(streams))
             given = [Reader(importance[key], at) for key, at in keys.items()]
-            found = find_permutation(given, streams[number].size, _SECONDS, seed=0)
+            found = find_permutation(given, streams[number].size, seed=0)
             for key, at in keys.items():
                 array = importance[key]
                 array[:, at] = array[:, at[found.order]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -23,7 +23,6 @@ from sls_deploy.search.cost import CostModel, ExecutableCost, MacsCost, unit_cos
 from sls_deploy.search.interiors import Interior, find_interiors, kept_channels
 from sls_deploy.search.layers import Layer
 from sls_deploy.search.memory import RECONSTRUCTION, memory_for
-from sls_deploy.search.permute import Permutation, permute
 from sls_deploy.search.processes import Processes
 from sls_deploy.search.reconstruct import Choice, reconstruct, refit
 from sls_deploy.search.recover import Recovery
@@ -41,8 +40,6 @@ _DRAWN = 4
 _FLAT = 1 / 255
 """Standard deviation under which a crop is of one colour."""
 _NARROWEST = 8
-_PERMUTED_ON = 16
-"""Crops that the importance of weights is measured on, for the order of channels."""
 _PASSES = 256
 """Backward passes that a sensitivity is estimated from: it is then right to about 9 %."""
 
@@ -69,7 +66,8 @@ class Reconstruction:
     """All that reconstruction of one network shares between budgets.
 
     Args:
-        model: the dense network; it is not changed.
+        model: the dense network; it is not changed, but may be replaced by its like in another
+            order of channels (`order_channels`).
         layers: its prunable layers.
         pattern: what their units are.
         cost: what a budget is a share of.
@@ -126,19 +124,6 @@ class Reconstruction:
                 f"--memory {self.config.memory} holds {len(work.pictures)} of {len(own)} crops"
             )
         return work
-
-    def permute(self, report: Report) -> Permutation:
-        """Bring the dense network's channels into an order in which 2:4 keeps more."""
-        few = replace(self.calibration, pictures=self.calibration.pictures[:_PERMUTED_ON])
-        found = permute(
-            self.graph,
-            self.model,
-            self.layers,
-            few,
-            lambda done, total: report(Progress("permute channels", done, total)),
-        )
-        self.model = self.processes.same(found.model)
-        return found
 
     @cached_property
     def interiors(self) -> list[Interior]:

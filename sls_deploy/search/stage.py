@@ -14,11 +14,10 @@ from sls_deploy.config import WITHOUT_EFFECT, Config
 from sls_deploy.data.crops import CropSampler, held_out
 from sls_deploy.errors import SlsError
 from sls_deploy.files import hash_file, hash_json, write_json
-from sls_deploy.models.model import RestorationModel, load_model
+from sls_deploy.models.model import load_model
 from sls_deploy.models.own import code_hash
 from sls_deploy.progress import Report, silent
 from sls_deploy.run import Run, budget_name
-from sls_deploy.search.align import align, alignment_facts
 from sls_deploy.search.auto import search_by_reconstruction
 from sls_deploy.search.budget import check_reachable
 from sls_deploy.search.checkpoint import (
@@ -29,11 +28,11 @@ from sls_deploy.search.checkpoint import (
     save_checkpoint,
 )
 from sls_deploy.search.cost import cost_model, dense_form
-from sls_deploy.search.layers import Choice, Layer, find_layers
 from sls_deploy.search.logs import TrainingLog
 from sls_deploy.search.order import order_channels
 from sls_deploy.search.outcome import RATIOS, Outcome
 from sls_deploy.search.photos import load_photos
+from sls_deploy.search.prepare import Prepared, prepare
 from sls_deploy.search.processes import Processes
 from sls_deploy.search.reconstruction import Reconstruction
 from sls_deploy.search.refill import refill
@@ -42,7 +41,6 @@ from sls_deploy.search.schedule import ENDLESS, Plan, steps_within
 from sls_deploy.search.settings import claim, resolve
 from sls_deploy.search.sls import SlsSearch, held_out_psnr, load_network
 from sls_deploy.search.sparse import SparseNetwork
-from sls_deploy.search.trace import Trace, trace
 from sls_deploy.sparsity.pattern import Pattern
 from sls_deploy.sparsity.ratios import PERMUTATION, read_permutation, read_ratios
 
@@ -70,26 +68,25 @@ def search_budgets(
     pattern = Pattern.parse(config.search.pattern)
     model = load_model(_weights(config), config.model)
     photos, measured = load_photos(config.data, model.description, config.search.patch)
-    graph, config, notes = _traced(model, config)
-    choice = Choice(config.search.keep, config.search.prune)
-    layers = find_layers(model, pattern, graph or (config.search.patch,) * 2, choice)
-    given = layers
-    if graph and config.search.align:
-        prunable = [layer for layer in layers if layer.prunable]
-        aligned = align(graph, model, prunable, config.search.align)
-        if aligned is not model:
-            model, graph = aligned, trace(aligned, config.search.patch)
-            layers = find_layers(model, pattern, graph, choice)
-    prunable = [layer for layer in layers if layer.prunable]
+    found = prepare(model, config)
+    config, model, layers = found.config, found.model, found.layers
     prices = cost_model(config.search, config.build.opt_shape[2:])
     for layer in layers:  # so that what was not measured is said before any work
         prices.price(layer, dense_form(layer))
     sampler = CropSampler(photos, config.search.patch, config.search.batch, config.search.seed)
     crops = held_out(measured, config.data.held_out, config.search.patch)
     work = Reconstruction(
-        model, prunable, pattern, prices, sampler, crops, config.search, processes, graph
+        model,
+        found.prunable,
+        pattern,
+        prices,
+        sampler,
+        crops,
+        config.search,
+        processes,
+        found.graph,
     )
-    work.notes += notes
+    work.notes += found.notes
     if config.search.method == "sls":
         check_reachable(config.search.budgets[-1], work.costs, config.search.pattern)
     else:
@@ -105,9 +102,7 @@ def search_budgets(
 
         resolved = Config.model_validate(processes.first(take_folder))
         files = list(dict.fromkeys([*photos.files, *measured.files]))
-        stage = _Stage(Run(out), resolved, layers, files, work, processes)
-        stage.alignment = alignment_facts(given, layers)
-        stage.permutes = graph is not None and config.search.permute
+        stage = _Stage(Run(out), resolved, found, files, work, processes)
         budgets = tuple(stage.search(budget, report) for budget in resolved.search.budgets)
     skipped = tuple(photos.skipped)
     usable = {*photos.paths, *measured.paths} - {item.path for item in skipped}
@@ -121,15 +116,15 @@ class _Stage:
         self,
         run: Run,
         config: Config,
-        layers: list[Layer],
+        prepared: Prepared,
         photos: list[Path],
         work: Reconstruction,
         processes: Processes,
     ) -> None:
-        self.run, self.config, self.layers = run, config, layers
+        self.run, self.config, self.layers = run, config, prepared.layers
         self.work, self.processes = work, processes
-        self.alignment: dict[str, Any] | None = None
-        self.permutes = False
+        self.alignment = prepared.alignment
+        self.permutes = prepared.graph is not None and config.search.permute
         self.order: dict[str, Any] | None = None
         self.pattern, self.prices = work.pattern, work.cost
         self.sampler, self.held_out = work.sampler, work.held_out
@@ -298,21 +293,6 @@ class _Stage:
             history=search.history,
             notes=self.work.notes,
         )
-
-
-def _traced(model: RestorationModel, config: Config) -> tuple[Trace | None, Config, list[str]]:
-    """The network's operations; without them what needs none, and what that costs."""
-    try:
-        return trace(model, config.search.patch), config, []
-    except SlsError as error:
-        if config.search.method == "reconstruct":
-            raise
-        lost = (
-            f"{error.where} {error.what}: its layers are found by hooks on modules and searched by "
-            "--method sls; allocated ratios, reconstruction, narrowing and refits are left out"
-        )
-        search = config.search.model_copy(update={"method": "sls"})
-        return None, config.model_copy(update={"search": search}), [lost]
 
 
 def _weights(config: Config) -> Path:

@@ -54,7 +54,10 @@ class Trace:
         needed = _needed(nodes, self.output)
         self.nodes = [node for node in nodes if node.op == "call_function" and node in needed]
         """Those that the restored picture depends on."""
-        own = dict(model.network.named_parameters(remove_duplicate=False))
+        own: dict[str, Tensor] = {
+            **dict(model.network.named_parameters(remove_duplicate=False)),
+            **dict(model.network.named_buffers(remove_duplicate=False)),
+        }
         first = {id(value): name for name, value in reversed(own.items())}
         names = {key: name.removeprefix(_PREFIX) for key, name in named.items()}
         # Of several names of one weight the first is the one that all else goes by.

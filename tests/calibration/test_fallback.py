@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -94,10 +95,44 @@ def test_what_is_returned_was_measured_whatever_the_losses_are(data: st.DataObje
     assert found.loss_db <= 0.25 or set(found.kept) == set(layers)
 
 
+@given(
+    st.dictionaries(st.text("abcdefgh", min_size=1, max_size=3), st.floats(0, 1), max_size=9),
+    st.floats(0, 2),
+    st.randoms(use_true_random=False),
+)
+def test_ranking_decides_nothing_but_the_order(
+    losses: dict[str, float], limit: float, chance: Random
+) -> None:
+    ranks = {layer: chance.random() for layer in losses}
+    loss = Additive(losses)
+    found = fall_back(list(losses), loss, limit, alone=ranks.__getitem__)
+    lowered = frozenset(losses) - frozenset(found.kept)
+    assert lowered in loss.asked
+    assert found.loss_db == loss(lowered) <= limit
+    if found.kept:
+        assert found.single_db == ranks
+        assert (
+            list(found.kept) == sorted(losses, key=lambda layer: -ranks[layer])[: len(found.kept)]
+        )
+        assert loss(lowered | {found.kept[-1]}) > limit
+
+
+def test_the_last_layer_left_is_measured_as_a_choice() -> None:
+    loss = Additive({"a": 0.3, "b": 0.2})
+    found = fall_back(["a", "b"], loss, 0.25, alone={"a": 9.0, "b": 8.0}.__getitem__)
+    assert found == Fallback(("a",), 0.2, 0.5, {"a": 9.0, "b": 8.0})
+    assert frozenset("b") in loss.asked
+
+
 def test_bisects() -> None:
     losses = {f"layer{index}": 1 / (index + 1) for index in range(64)}
     _, loss = run(losses, 0.5)
     assert len(loss.asked) == 1 + 64 + 1 + 6
+
+
+def test_refuses_a_rank_that_is_not_finite() -> None:
+    with pytest.raises(SlsError, match="a: lose nan dB"):
+        fall_back("ab", lambda lowered: float(len(lowered)), 0.5, alone=lambda layer: math.nan)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -106,10 +141,13 @@ def test_refuses_a_loss_that_is_not_finite(bad: float) -> None:
         fall_back("ab", lambda lowered: bad if lowered == {"b"} else float(len(lowered)), 0.5)
 
 
-def test_reports_before_every_measurement() -> None:
+@pytest.mark.parametrize("ranked", [True, False])
+def test_reports_before_every_measurement(ranked: bool) -> None:
     reports: list[Progress] = []
     loss = Additive(LOSSES)
-    fall_back(list(LOSSES), loss, 0.05, reports.append, "int8")
-    assert [report.done for report in reports] == list(range(len(loss.asked)))
+    alone = LOSSES.__getitem__ if ranked else None
+    fall_back(list(LOSSES), loss, 0.05, reports.append, "int8", alone=alone)
+    measurements = len(loss.asked) + (len(LOSSES) if ranked else 0)
+    assert [report.done for report in reports] == list(range(measurements))
     assert {report.task for report in reports} == {"int8"}
     assert all(report.done < report.total for report in reports)

@@ -205,7 +205,7 @@ def test_file_of_a_wide_network_does_not_speak_of_widths(
         ({"block_1.c9": [4, 8]}, r"block_1\.c9: the network has no such module"),
         ({"": [4, 8]}, "it is a RLFN"),
         ({"block_1.esa": [4]}, "it is a SpatialAttention"),
-        ({"conv_1": [99, 3]}, r"conv_1 cannot have the width \[99, 3\] .* has \[8, 3\]"),
+        ({"conv_1": [999, 3]}, r"conv_1 cannot have the width \[999, 3\] .* has \[8, 3\]"),
         ({"conv_1": [0, 3]}, r"cannot have the width \[0, 3\]"),
         ({"conv_1": [-1, 3]}, "cannot have the width"),
         ({"conv_1": [4]}, "cannot have the width"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def layers_of(model: RestorationModel) -> list[Layer]:
 
 def aligned(model: RestorationModel, multiple: int = 4) -> RestorationModel:
     prunable = [layer for layer in layers_of(model) if layer.prunable]
-    return align(trace(model, 48), model, prunable, multiple)
+    return align(trace(model, 48), model, prunable, multiple).model
 
 
 def inputs(model: RestorationModel) -> dict[str, int]:
@@ -146,3 +147,49 @@ def test_what_works_channel_by_channel_grows_along(layer: nn.Module) -> None:
 )
 def test_what_names_or_sums_up_its_channels_stays(layer: nn.Module) -> None:
     assert inputs(aligned(model_of(Middle(layer))))["back"] == 6
+
+
+class Judged(nn.Module):
+    """Says itself how many channels it works on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inner = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 8, 1)
+        self.last = nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """NCHW to NCHW."""
+        x = self.first(x)
+        if x.shape[1] != 6:
+            raise AssertionError("not my channels")
+        return self.last(self.inner(x))  # type: ignore[no-any-return]
+
+
+def test_network_that_insists_on_its_channels_keeps_them() -> None:
+    model = model_of(Judged())
+    prunable = [layer for layer in layers_of(model) if layer.prunable]
+    found = align(trace(model, 48), model, prunable, 4)
+    assert found == (model, 1)
+
+
+def test_one_set_that_cannot_be_filled_up_leaves_the_others() -> None:
+    class Two(Middle):
+        def forward(self, x: Tensor) -> Tensor:
+            """The inverse of six channels, where a channel of zeros becomes infinite."""
+            return self.last(self.back(1 / (2 + self.inner(1 / self.first(x)))))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    model = model_of(Two())
+    larger = aligned(model)
+    assert inputs(larger) == {"first": 3, "inner": 6, "back": 8, "last": 8}
+
+
+def test_network_filled_up_to_sixteen_is_loaded_again(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = build_model(
+        replace(RFDN, options={**RFDN.options, "features": 6, "distilled": 3, "blocks": 4})
+    )
+    larger = aligned(small, 16)
+    again = load_model(save_weights(tmp_path / "larger.safetensors", larger), ModelConfig())
+    assert inputs(again)["c.0"] == 64
+    assert computes_the_same(small, again)

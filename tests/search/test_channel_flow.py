@@ -230,3 +230,54 @@ def test_drawn_network_in_another_order_computes_the_same(
     streams = streams_of(model)
     assert streams
     assert computes_the_same(model, shuffled(model, streams, seed))
+
+
+class TwoNames(nn.Module):
+    """One batch normalisation under two names, and a factor that is a layer's weight too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entry, self.middle = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.first = nn.BatchNorm2d(8)
+        self.second = self.first
+        self.mix, self.exit = nn.Conv2d(8, 1, 1, bias=False), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """NCHW to NCHW."""
+        x = self.second(self.middle(torch.relu(self.first(self.entry(x)))))
+        return self.exit(x * torch.sigmoid(self.mix(x)) + x * self.mix.weight)  # type: ignore[no-any-return]
+
+
+def test_parameters_of_two_names_and_of_two_uses_are_taken_care_of() -> None:
+    model = model_of(TwoNames())
+    assert computes_the_same(model, shuffled(model, streams_of(model)))
+
+
+class Single(nn.Module):
+    """Makes float32 values of its own, whatever the network is in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entry, self.exit = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """NCHW to NCHW."""
+        return self.exit(torch.relu(self.entry(x.float())))  # type: ignore[no-any-return]
+
+
+def test_network_that_insists_on_float32_is_compared_in_that() -> None:
+    model = model_of(Single())
+    (stream,) = streams_of(model)
+    assert computes_the_same(model, shuffled(model, [stream]))
+    alone = Stream(tuple(place for place in stream.places if place.axis.end == "in"))
+    torch.nn.init.normal_(model.network.get_parameter("entry.weight"))
+    assert not computes_the_same(model, shuffled(model, [alone]))
+
+
+def test_groups_of_a_normalisation_along_another_axis_fix_their_channels() -> None:
+    def turned(net: Any, x: Tensor) -> Tensor:
+        rows = net.a(x).permute(0, 2, 3, 1)
+        return net.norm(rows).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
+
+    streams = small(turned, norm=nn.GroupNorm(4, 48))
+    assert "a.weight/0" not in [name for stream in streams for name in ends(stream, "out")]
