@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import numpy as np
 import onnx_ir as ir
 
+from sls_deploy.export.passes.quantize import Slot
+
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_FUSED = ("Relu", "LeakyRelu", "PRelu", "Clip")
-"""Activations that TensorRT computes in the layer in front of them."""
+_POINTWISE = ("Add", "Sub", "Mul", "Div", "Clip", "Identity", "Cast")
+"""What may stand between a colour shift and the picture, with constants as other inputs."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,10 @@ def weighted_layers(
     """Find the convolutions and the products with constant weights.
 
     First and last are meant by the flow of the picture: layers that no other layer stands in front
-    of, and layers that none stands behind.
+    of, and layers that none stands behind. A colour shift counts as no layer there and is never
+    quantised: a 1x1 convolution that gives each colour its own factor and offset and mixes none,
+    with nothing but scalings by constants between it and the picture. Networks subtract and add the
+    training pictures' mean colour so (EDSR, CARN). Int8 there would round the picture itself.
 
     Args:
         graph: an fp32 graph with its weights as initialisers.
@@ -58,13 +64,16 @@ def weighted_layers(
         if weight is not None:
             uses.setdefault(weight, []).append(node)
     nodes = {node for same in uses.values() for node in same}
-    first, last = _first(graph, nodes), _last(graph, nodes)
+    shifts = {node for node in nodes if _is_colour_shift(node)}
+    first, last = _first(graph, nodes - shifts), _last(graph, nodes - shifts)
     layers = []
     for weight, same in uses.items():
         name = _name(weight, same[0])
         axes = {_axes(node) for node in same}
         reason = ""
-        if not ends and first.intersection(same):
+        if shifts.issuperset(same):
+            reason = "fixed colour shift"
+        elif not ends and first.intersection(same):
             reason = "first layer"
         elif not ends and last.intersection(same):
             reason = "last layer"
@@ -77,13 +86,40 @@ def weighted_layers(
     return layers
 
 
-def fused_output(node: ir.Node) -> ir.Value:
-    """What a kernel writes that computes an operator and the activation behind it."""
-    value = node.outputs[0]
-    users = value.consumers()
-    if len(users) == 1 and users[0].op_type in _FUSED and not value.is_graph_output():
-        return users[0].outputs[0]
-    return value
+def quantized_reads(
+    graph: ir.Graph, layers: Sequence[WeightedLayer], chosen: Collection[str]
+) -> dict[Slot, ir.Value]:
+    """Where pairs of quantisers stand around int8 layers.
+
+    Every int8 layer reads int8. So does an Add behind one, on its other side: TensorRT computes it,
+    and the activation behind, in the kernel of the convolution, which may then write int8; a pair
+    between convolution and Add would part them (NVIDIA/Model-Optimizer,
+    `build_non_residual_input_map`). Where two layers meet in an Add it belongs to the later one.
+    There are no other pairs: what a Sigmoid, a Resize or another float operator reads stays a
+    float, and TensorRT itself moves a pair to the front of a Concat (seen in NVIDIA/TensorRT 2597)
+    or of pooling.
+
+    Args:
+        graph: the graph.
+        layers: all layers that may be quantised.
+        chosen: names of those that are. What fewer of them read in int8, more of them do too.
+
+    Returns:
+        The inputs of operators that are read in int8, and their tensors.
+    """
+    reads: dict[Slot, ir.Value] = {}
+    owners = {node: layer.name for layer in layers for node in layer.nodes}
+    for node in graph:
+        index: int | None = None
+        if owners.get(node) in chosen:
+            index = 0
+        elif node.op_type == "Add":
+            owner, index = _residual(node, owners)
+            index = index if owner in chosen else None
+        value = None if index is None else node.inputs[index]
+        if index is not None and value is not None:
+            reads[node.name or "", index] = value
+    return reads
 
 
 def own_bias(layer: WeightedLayer) -> ir.Value | None:
@@ -127,6 +163,71 @@ def _name(weight: str, node: ir.Node) -> str:
 
 def _read_otherwise(weight: ir.Value, nodes: Iterable[ir.Node]) -> bool:
     return any(use.node not in nodes or use.idx != 1 for use in weight.uses())
+
+
+def _residual(add: ir.Node, owners: Mapping[ir.Node, str]) -> tuple[str | None, int | None]:
+    """The layer whose kernel computes an Add, and which input comes from elsewhere."""
+    for node in reversed([*owners]):
+        for index, value in enumerate(add.inputs):
+            other = add.inputs[1 - index]
+            if value is None or other is None or _backbone(value) is not node:
+                continue
+            if other.producer() and other.const_value is None and _rank(other) == _rank(value):
+                return owners[node], 1 - index
+    return None, None
+
+
+def _backbone(value: ir.Value) -> ir.Node | None:
+    """The operator whose output is read once, scaled by constants at most."""
+    while len(value.uses()) == 1 and not value.is_graph_output():
+        node = value.producer()
+        scaled = _only_computed(node) if node and node.op_type == "Mul" else None
+        if scaled is None:
+            return node
+        value = scaled
+    return None
+
+
+def _only_computed(node: ir.Node) -> ir.Value | None:
+    """The one input of an operator that is no constant."""
+    computed = [value for value in node.inputs if value is not None and value.const_value is None]
+    return computed[0] if len(computed) == 1 else None
+
+
+def _rank(value: ir.Value) -> int | None:
+    return None if value.shape is None else value.shape.rank()
+
+
+def _is_colour_shift(node: ir.Node) -> bool:
+    weight = node.inputs[1]
+    assert weight is not None  # noqa: S101 - layers have a weight
+    assert weight.const_value is not None  # noqa: S101 - a constant one
+    array = weight.const_value.numpy()
+    if node.op_type != "Conv" or array.shape[2:] != (1, 1):
+        return False
+    colours = node.attributes.get_int("group", 1) * array.shape[1]
+    alone = array.shape[1] == 1 or not np.any(array[~np.eye(*array.shape[:2], dtype=bool)])
+    return colours == len(array) and alone and (_reads_picture(node) or _gives_picture(node))
+
+
+def _reads_picture(node: ir.Node) -> bool:
+    value = node.inputs[0]
+    while value is not None:
+        producer = value.producer()
+        if producer is None:
+            return value.is_graph_input()
+        value = _only_computed(producer) if producer.op_type in _POINTWISE else None
+    return False
+
+
+def _gives_picture(node: ir.Node) -> bool:
+    value = node.outputs[0]
+    while not value.is_graph_output():
+        users = value.consumers()
+        if len(users) != 1 or users[0].op_type not in _POINTWISE or not _only_computed(users[0]):
+            return False
+        value = users[0].outputs[0]
+    return True
 
 
 def _first(graph: ir.Graph, layers: set[ir.Node]) -> set[ir.Node]:

@@ -37,18 +37,19 @@ class Int8Weight:
     """The corrected bias; None to leave it as it is."""
 
 
+Slot = tuple[str, int]
+"""The name of an operator, and which of its inputs."""
+
+
 class Quantize(ir.passes.InPlacePass):
     """Let layers compute in int8 between floats of the graph's own precision.
 
     1. A weight becomes the int8 initialiser of the same name, with its steps in 'NAME.scale'; a
        DequantizeLinear stands in front of its readers.
-    2. The input of such a layer goes through one pair of QuantizeLinear and DequantizeLinear, which
-       all such layers that read the tensor share; other readers get it as it was.
-    3. What an output quantiser is asked for goes through a pair for all of its readers, so that the
-       kernel in front of it may write int8; but not for a Concat that has a pair behind it, since
-       TensorRT moves that pair to the front (seen in NVIDIA/TensorRT 2597).
-    4. A bias stays a float, corrected where that is asked for.
-    5. Graphs are raised to opset 19.
+    2. What is to be read in int8 goes through one pair of QuantizeLinear and DequantizeLinear,
+       which all such readers of the tensor share; others get the tensor as it was.
+    3. A bias stays a float, corrected where that is asked for.
+    4. Graphs are raised to opset 19.
 
     `Half` comes first: behind this pass it would take the weights, which do not depend on the
     picture, for floats to cast, and a Cast would part DequantizeLinear and Conv.
@@ -59,36 +60,34 @@ class Quantize(ir.passes.InPlacePass):
     activations do, or they would be uint8.
 
     ONNX Runtime 1.32 has two faults of its own with fp16 pairs, both in what it does to them when
-    it loads a file. It cannot load a Concat with pairs on all sides; rule 3 leaves none. And where
-    a pair follows a convolution at once, it turns the bias into int32 through fp16, which overflows
-    if the bias is 65504 products of both steps or more: such files need the session's option
+    it loads a file. It cannot load a Concat with pairs on all sides. And where a pair follows a
+    convolution at once, it turns the bias into int32 through fp16, which overflows if the bias is
+    65504 products of both steps or more: such files need the session's option
     'session.disable_quant_qdq', with which it computes just what the graph says.
 
-    NVIDIA on explicit quantisation: a convolution and its activation become one int8 kernel if the
-    pairs stand in front of the convolution and behind the activation (NVIDIA/TensorRT 2134), and
-    sparse int8 kernels want int8 in and out (NVIDIA/Model-Optimizer 1664; without, none was chosen
-    in NVIDIA/TensorRT 4694). Biases are not quantised.
+    By NVIDIA's documents a kernel may write int8 if all that read it do so through pairs: a
+    convolution and its activation become one int8 kernel (NVIDIA/TensorRT 2134), and sparse int8
+    kernels want int8 in and out (NVIDIA/Model-Optimizer 1664; without, none was chosen in
+    NVIDIA/TensorRT 4694). Biases are not quantised. That is not what TensorRT for RTX 1.7 was seen
+    to do. By its own list of layers, for SM86, every int8 convolution reads int8 and writes floats;
+    bias, activation and requantisation are kernels of their own, wherever the pairs stand; and
+    plans grow: that of RFDN x4 has 8.7 MiB in int8 and 3.2 in fp16. Nothing here says that int8 is
+    faster, and there it probably is not: measure.
 
     Requires: initialisers as weights, unique names of nodes.
     Ensures: names of nodes, weights and tensors stay; a zero weight is the integer zero.
 
     Args:
         weights: the layers.
-        inputs: the step of the input of every operator that reads such a weight, by its name.
-        outputs: the steps of what is quantised for all its readers, by the operator's name.
+        reads: what is read in int8, with the step of each.
 
     Raises:
         SlsError: an operator or a weight is not there.
     """
 
-    def __init__(
-        self,
-        weights: Sequence[Int8Weight],
-        inputs: Mapping[str, float],
-        outputs: Mapping[str, float],
-    ) -> None:
+    def __init__(self, weights: Sequence[Int8Weight], reads: Mapping[Slot, float]) -> None:
         super().__init__()
-        self._weights, self._inputs, self._outputs = weights, inputs, outputs
+        self._weights, self._reads = weights, reads
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Quantise in place."""
@@ -98,24 +97,22 @@ class Quantize(ir.passes.InPlacePass):
             ConvertVersionPass(OPSET)(model)
         graph = model.graph
         nodes = {node.name: node for node in graph}
-        asked = {*self._outputs, *(name for weight in self._weights for name in weight.nodes)}
+        asked = {name for name, _ in self._reads}
+        asked.update(name for weight in self._weights for name in weight.nodes)
         if lost := sorted(asked - nodes.keys()):
             raise SlsError("is no operator of the graph, to quantise", lost[0])
-        pairs = _Pairs(graph)
         for weight in self._weights:
-            readers = [nodes[name] for name in weight.nodes]
-            _replace_weight(graph, weight, readers)
-            for node in readers:
-                value = node.inputs[0]
-                assert value is not None  # noqa: S101 - layers have an input
-                node.replace_input_with(0, pairs.of(value, self._inputs[node.name or ""]))
-        for name, scale in self._outputs.items():
-            pairs.for_all_readers(nodes[name].outputs[0], scale)
+            _replace_weight(graph, weight, [nodes[name] for name in weight.nodes])
+        pairs = _Pairs(graph)
+        for (name, index), step in self._reads.items():
+            value = nodes[name].inputs[index]
+            assert value is not None  # noqa: S101 - only what is there has a range
+            nodes[name].replace_input_with(index, pairs.of(value, step))
         return ir.passes.PassResult(model, modified=True)
 
 
 def _replace_weight(graph: ir.Graph, weight: Int8Weight, readers: Collection[ir.Node]) -> None:
-    """Rules 1 and 4."""
+    """Rules 1 and 3."""
     if weight.weight not in graph.initializers:
         raise SlsError("is no weight of the graph, to quantise", weight.weight)
     integers = _value(weight.weight, weight.integers)
@@ -161,17 +158,6 @@ class _Pairs:
         if value not in self._done:
             self._done[value] = self._make(value, scale)
         return self._done[value]
-
-    def for_all_readers(self, value: ir.Value, scale: float) -> None:
-        """Rule 3."""
-        uses = [use for use in value.uses() if not self._passes_on(use.node)]
-        for use in uses:
-            use.node.replace_input_with(use.idx, self.of(value, scale))
-
-    def _passes_on(self, reader: ir.Node) -> bool:
-        """Is it a pair, or a Concat in front of one?"""
-        joined = reader.op_type == "Concat" and reader.outputs[0] in self._done
-        return joined or reader.op_type == "QuantizeLinear"
 
     def _make(self, value: ir.Value, scale: float) -> ir.Value:
         dtype = _float_type(value)
