@@ -28,10 +28,11 @@ from sls_deploy.errors import SlsError
 from sls_deploy.export.crops import calibration_crops
 from sls_deploy.export.files import padded
 from sls_deploy.export.fold_norms import fold_norms
-from sls_deploy.export.forms import Forms, rounded
+from sls_deploy.export.forms import Forms
 from sls_deploy.export.graph import to_bytes, to_onnx
 from sls_deploy.export.parity import measuring_batches
 from sls_deploy.export.passes.manager import run_passes
+from sls_deploy.export.passes.rounding import rounded
 from sls_deploy.export.passes.slim import Slim
 from sls_deploy.export.results import PROOF
 from sls_deploy.export.stage import export_onnx

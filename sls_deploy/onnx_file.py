@@ -6,8 +6,8 @@ weights that are NaN; others make room for whatever size a tensor claims to have
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 
 import onnx
@@ -16,11 +16,14 @@ from google.protobuf.message import DecodeError, Message  # type: ignore[import-
 from onnx import checker
 
 from sls_deploy.errors import SlsError, reason
+from sls_deploy.onnx_layers import weight_uses
 from sls_deploy.onnx_weights import AGAIN, LARGEST, graphs, shown, subgraphs, take_in_weights
 
 OPSETS = range(9, 26)
 """Opsets that TensorRT's parser reads, by its documentation for version 11."""
 _FORMATS = range(3, onnx.IR_VERSION + 1)
+_WITH_INPUTS = 3
+"""The last format in which every initialiser is an input too, and yet a constant."""
 _DOMAINS = ("", "ai.onnx")
 
 
@@ -36,14 +39,18 @@ def read_model(path: Path) -> onnx.ModelProto:
     Raises:
         SlsError: no such file, or an empty, truncated or huge one, or no ONNX; an opset outside of
             `OPSETS`, operators of other domains or unknown ones, functions, values that nothing
-            provides; a tensor that `take_in_weights` refuses. Names it.
+            provides or several things do; a tensor that `take_in_weights` refuses; a weight that
+            is an input too, has no values, or does not fit its operator or scales, which must be
+            above zero. Names it.
     """
     where = str(path)
     model = _parsed(_content(path), where)
     _check_form(model, where)
     take_in_weights(model, path)
     _check_operators(model, where)
+    _check_inputs(model, where)
     _check_order(model.graph, set(), where)
+    _check_layers(model, where)
     return model
 
 
@@ -138,6 +145,26 @@ def _check_operators(model: onnx.ModelProto, where: str) -> None:
                 raise SlsError(f"uses {operator} wrongly ({first})", where, AGAIN) from None
 
 
+def _check_inputs(model: onnx.ModelProto, where: str) -> None:
+    """See that whoever runs the file cannot put other weights in place of its own."""
+    if model.ir_version <= _WITH_INPUTS:
+        return
+    for part in graphs(model.graph):
+        given = {item.name for item in part.input}
+        if both := given & {item.name for item in part.initializer}:
+            fix = "Export it without weights among the inputs (keep_initializers_as_inputs=False)."
+            raise SlsError(f"takes the weight '{shown(min(both))}' as an input too", where, fix)
+
+
+def _check_layers(model: onnx.ModelProto, where: str) -> None:
+    """See that every weight can be read as its operator does."""
+    try:
+        for _ in weight_uses(model):
+            pass
+    except SlsError as error:
+        raise SlsError(f"'{error.where}' {error.what}", where, error.fix) from None
+
+
 def _check_order(graph: onnx.GraphProto, known: set[str], where: str) -> None:
     """See that every value is provided, once and before it is read: so there are no cycles.
 
@@ -149,9 +176,13 @@ def _check_order(graph: onnx.GraphProto, known: set[str], where: str) -> None:
     Raises:
         SlsError: it is not so.
     """
-    mine = {item.name for item in chain(graph.input, graph.initializer)}
-    if twice := mine & known:
-        raise SlsError(f"provides '{shown(min(twice))}' twice", where, AGAIN)
+    mine: set[str] = set()
+    for items in (graph.input, graph.initializer):
+        names = Counter(item.name for item in items)
+        twice = [name for name, count in names.items() if count > 1 or name in known]
+        if twice:
+            raise SlsError(f"provides '{shown(min(twice))}' twice", where, AGAIN)
+        mine.update(names)
     known |= mine
     for node in graph.node:
         for name in filter(None, node.input):

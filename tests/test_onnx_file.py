@@ -109,6 +109,18 @@ def cycle(model: onnx.ModelProto) -> None:
     model.graph.node[1].input[0] = "b"
 
 
+def of_weight() -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info("b.weight", TensorProto.FLOAT, WEIGHT.shape)
+
+
+def replaced(index: int, array: np.ndarray) -> Change:
+    def change(model: onnx.ModelProto) -> None:
+        tensor = model.graph.initializer[index]
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+    return change
+
+
 def add_function(model: onnx.ModelProto) -> None:
     model.functions.add(name="mine")
 
@@ -128,6 +140,9 @@ def add_function(model: onnx.ModelProto) -> None:
         (lambda m: m.graph.initializer.pop(2), "'b.Conv' reads 'b.weight'"),
         (lambda m: setattr(m.graph.output[0], "name", "x"), "provides no output 'x'"),
         (lambda m: m.graph.node[2].output.__setitem__(0, "a"), "provides 'a' twice"),
+        (lambda m: m.graph.initializer.append(m.graph.initializer[2]), "provides 'b.weight' twice"),
+        (lambda m: m.graph.input.append(m.graph.input[0]), "provides 'input' twice"),
+        (lambda m: m.graph.input.append(of_weight()), "takes the weight 'b.weight' as an input"),
         (add_function, "has functions of its own"),
         (lambda m: m.graph.sparse_initializer.add(), "stores tensors as sparse ones"),
     ],
@@ -137,13 +152,9 @@ def test_what_tensorrt_does_not_read_is_refused(path: Path, change: Change, expe
 
 
 def with_value(value: float, index: int = 2) -> Change:
-    def change(model: onnx.ModelProto) -> None:
-        tensor = model.graph.initializer[index]
-        array = numpy_helper.to_array(tensor).copy()
-        array.flat[3] = value
-        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-
-    return change
+    array = numpy_helper.to_array(network().graph.initializer[index]).copy()
+    array.flat[3] = value
+    return replaced(index, array)
 
 
 @pytest.mark.parametrize(
@@ -158,10 +169,20 @@ def with_value(value: float, index: int = 2) -> Change:
         (lambda m: setattr(m.graph.initializer[2], "data_type", 8), "of type STRING"),
         (lambda m: m.graph.initializer[2].ClearField("raw_data"), "144 values and holds 0"),
         (lambda m: m.graph.node[3].attribute[0].t.dims.append(2), "tensor 'two' is .* 8 bytes"),
+        (with_value(0, 1), "'a.dq' has a scale that is not above zero"),
+        (with_value(-0.01, 1), "'a.dq' has a scale that is not above zero"),
+        (replaced(1, np.ones(3, np.float32)), "'a.dq' cannot be applied to 'a.weight'"),
+        (replaced(2, WEIGHT[:, :0]), r"'b.Conv' has a weight of \[4, 0, 3, 3\], without values"),
+        (replaced(2, WEIGHT[0, 0]), r"'b.Conv' has a weight of \[3, 3\], which 1 groups cannot"),
     ],
 )
 def test_unsound_tensors_are_refused(path: Path, change: Change, expected: str) -> None:
     check_refused(write(path, change), expected)
+
+
+def test_old_files_name_every_weight_among_the_inputs(path: Path) -> None:
+    write(path, lambda m: (m.graph.input.append(of_weight()), setattr(m, "ir_version", 3)))
+    assert len(read_model(path).graph.input) == 2
 
 
 def test_a_single_infinity_stands_for_what_attention_hides(path: Path) -> None:

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
+from sls_deploy.onnx_layers import weight_uses
 from sls_deploy.sparsity.legality import is_2_4, why_not_eligible
 
 _PADDINGS = (1, 2, 4, 8)
@@ -33,7 +33,7 @@ class LayerEvidence:
     name: str
     """Name of its node in the graph."""
     onnx_initializer: str
-    """Name of its weight; empty if the weight is computed in the graph."""
+    """Name of its weight; empty if that could not be followed."""
     c_in: int
     """Input channels."""
     groups: int
@@ -130,36 +130,28 @@ def _padded(krsc: NDArray[Any], width: int) -> NDArray[Any]:
 
 
 def _layers(model: onnx.ModelProto, plan: bytes) -> Iterator[LayerEvidence]:
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    integers = {
-        node.output[0]: node.input[0]
-        for node in model.graph.node
-        if node.op_type == "DequantizeLinear" and node.input[0] in weights
-    }
-    for node in model.graph.node:
-        if node.op_type != "Conv":
+    for use in weight_uses(model):
+        if not use.operator.startswith("Conv"):
             continue
-        groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-        name = integers.get(node.input[1], node.input[1])
-        if name not in weights:
-            reason = "its weight is computed in the graph"
-            yield LayerEvidence(node.name, "", 0, groups, False, False, reason, None)
+        if use.weight is None:
+            yield LayerEvidence(use.node, "", 0, use.groups, False, False, use.reason, None)
             continue
-        weight = numpy_helper.to_array(weights[name])
-        c_in = weight.shape[1] * groups
-        legal = is_2_4(weight)
-        found = find_weight(weight, plan)
-        not_eligible = why_not_eligible(weight.shape[1], groups, legal=legal)
+        channels = use.filters.shape[1]
+        legal = is_2_4(use.filters)
+        found = find_weight(use.filters, plan)
+        not_eligible = why_not_eligible(
+            channels, use.groups, legal=legal, transposed=use.operator == "ConvTranspose"
+        )
         about_bytes = {
             True: "",
             False: "its weights are not in the plan as they are: folded, reordered or replaced",
             None: "its weights are too few to tell them from other bytes",
         }[found]
         yield LayerEvidence(
-            name=node.name,
-            onnx_initializer=name,
-            c_in=c_in,
-            groups=groups,
+            name=use.node,
+            onnx_initializer=use.weight.name,
+            c_in=channels * use.groups,
+            groups=use.groups,
             legal_2_4=legal,
             eligible=not not_eligible,
             reason="; ".join(filter(None, (not_eligible, about_bytes))),

@@ -16,7 +16,7 @@ from sls_deploy.config import Precision
 from sls_deploy.errors import SlsError
 from sls_deploy.export.graph import to_bytes
 from sls_deploy.export.module_outputs import Values, module_outputs
-from sls_deploy.export.parity import MIN_PARITY_DB, Batch
+from sls_deploy.export.parity import EQUAL_DB, MIN_PARITY_DB, Batch
 from sls_deploy.export.passes.rounding import RoundedFloat32
 from sls_deploy.models.model import RestorationModel
 from sls_deploy.onnx_weights import shown
@@ -25,8 +25,6 @@ from sls_deploy.runtime.padding import reflect
 from sls_deploy.runtime.runner import Pictures
 from sls_deploy.sizes import padded_side
 
-_EQUAL_DB = 200.0
-"""PSNR that stands for equal values, which JSON has no infinity for."""
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.float64))
 
 
@@ -206,7 +204,7 @@ def _bisection(
     levels: dict[str, float] = {}
     found = []
     for node in graph.node:
-        before = min((levels.get(name, _EQUAL_DB) for name in node.input), default=_EQUAL_DB)
+        before = min((levels.get(name, EQUAL_DB) for name in node.input), default=EQUAL_DB)
         for name in node.output:
             compared = [
                 _compared(node, before, expected[name], computed[name])
@@ -235,13 +233,13 @@ def _compared(
     with np.errstate(invalid="ignore"):  # equal infinities, such as those of a mask, are no error
         error = np.where(wanted == given, 0.0, np.abs(wanted - given))
     if error.size == 0:
-        return Difference(node.name, node.op_type, _EQUAL_DB, before, 0.0, peak, "nowhere")
+        return Difference(node.name, node.op_type, EQUAL_DB, before, 0.0, peak, "nowhere")
     sound = bool(np.isfinite(error).all())
     at = np.unravel_index(int(np.where(np.isfinite(error), error, np.inf).argmax()), error.shape)
     return Difference(
         node=node.name,
         operator=node.op_type,
-        psnr_db=_psnr(float(np.mean(error**2)), peak) if sound else -_EQUAL_DB,
+        psnr_db=_psnr(float(np.mean(error**2)), peak) if sound else -EQUAL_DB,
         before_db=before,
         max_error=float(error.max()) if sound else None,
         peak=peak,
@@ -252,11 +250,11 @@ def _compared(
 def _psnr(mean_square: float, peak: float) -> float:
     """Of a value to its own peak, within what JSON can say."""
     if mean_square == 0:
-        return _EQUAL_DB
+        return EQUAL_DB
     if peak == 0:
-        return -_EQUAL_DB
+        return -EQUAL_DB
     figure = -10 * math.log10(mean_square / peak**2)
-    return round(min(max(figure, -_EQUAL_DB), _EQUAL_DB), 2)
+    return round(min(max(figure, -EQUAL_DB), EQUAL_DB), 2)
 
 
 def _added(item: Difference) -> float:

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from sls_deploy.config import Precision
 from sls_deploy.errors import SlsError
 from sls_deploy.export.bisect import first_departure
-from sls_deploy.export.forms import Form, rounded, runnable
+from sls_deploy.export.forms import Form
 from sls_deploy.export.graph import to_bytes
 from sls_deploy.export.parity import Batch, Parity, compare, compare_bytes, measure
 from sls_deploy.export.passes.manager import run_passes
 from sls_deploy.export.passes.metadata import Metadata
+from sls_deploy.export.passes.rounding import rounded, runnable
 from sls_deploy.export.passes.uint8_io import Uint8Pictures
 from sls_deploy.export.proof import LayerProof, prove
 from sls_deploy.files import atomic, hash_file
@@ -75,7 +76,7 @@ class Files:
         passes = (*form.passes, ("metadata", facts))
         made, changes = run_passes(graph.clone(), passes, check if self.paranoid else None)
         path = held.enter_context(atomic(self.folder / f"model.{precision}.onnx"))
-        layers = self._prove(path, made)
+        layers = self._prove(path, made, form)
         return {
             **self._entry(f"model.{precision}.onnx", path),
             "opset": made.opset_imports[""],
@@ -95,16 +96,16 @@ class Files:
         floats, _ = run_passes(graph.clone(), form.passes)
         name = f"model.{precision}.uint8.onnx"
         path = held.enter_context(atomic(self.folder / name))
-        self._prove(path, made)
+        self._prove(path, made, form)
         runner = self._runner(to_bytes(floats), precision)
         expected = [runner.run(batch.pictures) for batch in self.batches]
         bytes_runner = self._runner(path.read_bytes(), precision)
         levels = compare_bytes(expected, bytes_runner, self.batches, precision)
         return {**self._entry(name, path), **asdict(levels)}
 
-    def _prove(self, path: Path, made: ir.Model) -> tuple[LayerProof, ...]:
+    def _prove(self, path: Path, made: ir.Model, form: Form) -> tuple[LayerProof, ...]:
         path.write_bytes(to_bytes(made))
-        return prove(path, self.weights, self.layers)
+        return prove(path, self.weights, self.layers, form.corrected)
 
     def _entry(self, name: str, path: Path) -> dict[str, Any]:
         return {"file": name, "sha256": hash_file(path), "bytes": path.stat().st_size}

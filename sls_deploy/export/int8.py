@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +15,16 @@ from sls_deploy.calibration.histograms import Spread, measure_spreads
 from sls_deploy.calibration.int8 import bias_shift, dequantize_weight, half_scale, quantize_weight
 from sls_deploy.calibration.psnr_loss import PsnrLoss
 from sls_deploy.config import ExportConfig
+from sls_deploy.errors import SlsError
 from sls_deploy.export.graph import to_bytes
-from sls_deploy.export.int8_layers import WeightedLayer, fused_output, own_bias, weighted_layers
-from sls_deploy.export.passes.quantize import Int8Weight, Quantize
+from sls_deploy.export.int8_layers import (
+    WeightedLayer,
+    own_bias,
+    quantized_reads,
+    weighted_layers,
+)
+from sls_deploy.export.passes.half import Half
+from sls_deploy.export.passes.quantize import Int8Weight, Quantize, Slot
 from sls_deploy.progress import Report, silent
 from sls_deploy.runtime.onnxruntime import OnnxRunner
 from sls_deploy.runtime.runner import Pictures
@@ -51,20 +58,18 @@ class Int8Choice:
 
     weights: tuple[Int8Weight, ...]
     """The layers that compute in int8."""
-    inputs: Mapping[str, float]
-    """Step of the input of each of their operators, by name."""
-    outputs: Mapping[str, float]
-    """Steps of what is quantised for all its readers, by the operator's name."""
+    reads: Mapping[Slot, float]
+    """The inputs of operators that are read in int8, and the step of each."""
     layers: tuple[Int8LayerChoice, ...]
     """All layers with weights, in graph order."""
     loss_db: float
-    """Mean loss of PSNR on calibration pictures, in dB."""
+    """Mean loss of PSNR of the fp16 graph with these layers, on calibration pictures, in dB."""
     loss_all_db: float
     """The same with every layer in int8 that may be."""
 
     def pass_(self) -> Quantize:
         """Writes the choice into the fp32 graph, or into what `Half` made of it."""
-        return Quantize(self.weights, self.inputs, self.outputs)
+        return Quantize(self.weights, self.reads)
 
 
 def choose_int8(
@@ -73,79 +78,97 @@ def choose_int8(
     truths: Sequence[Pictures],
     options: ExportConfig,
     report: Report = silent,
+    half_keep: Collection[str] = (),
 ) -> Int8Choice:
     """Choose ranges, integers and layers by what int8 does to real pictures.
 
     Ranges of activations come from their histograms (`options.int8_ranges`), weights have a step
-    for each output channel, biases are corrected for the mean that rounding the weights takes.
-    Every int8 layer also has an output quantiser, behind its activation, unless it gives the
-    picture. The first and the last layer (`int8_ends`) and layers by name (`int8_keep`) stay as
-    they are; if the rest loses more than `int8_loss_db`, so do the worst of them (`fall_back`).
+    for each output channel, biases are corrected for the mean that rounding the weights takes. The
+    first and the last layer (`int8_ends`) and layers by name (`int8_keep`) stay as they are; if the
+    rest loses more than `int8_loss_db`, so do the worst of them (`fall_back`).
 
-    A loss is the mean over pictures of what each loses of its PSNR to the truth, over RGB. That of
-    a single layer is what an error of that size adds if it is independent of the network's own: the
+    Every second batch, from the first on, gives ranges and means; the others, the losses, so that
+    no range is judged by the pictures it was fitted to.
+
+    A loss is the mean over pictures of what each loses of its PSNR to the truth, over RGB, from the
+    fp32 graph to the one that is written: fp16 with these layers in int8. Single layers are ranked
+    in fp32, and by what an error of that size adds if it is independent of the network's own: the
     truth says nothing reliable of changes so small.
 
-    Measured on RFDN x4, Y-PSNR lost on Set5 and Set14 with 62 of 64 layers in int8 and calibrated
-    on 32 crops of other photographs: min-max 0.36 and 0.22 dB, percentile 0.28 and 0.16, entropy
-    0.71 and 0.51, mse 0.26 and 0.16. Without output quantisers mse loses 0.18 and 0.12, with the
-    weights alone in int8 0.03 and 0.01. Correcting biases gains 0.00 to 0.02 dB. With 8 layers kept
-    for a limit of 0.05 dB, mse loses 0.08 and 0.05.
+    Measured on RFDN x4, ranges by mse, 32 crops of as many photographs, Y-PSNR lost on Set5 and
+    Set14: 0.225 and 0.153 dB with 62 of 64 layers in int8, 0.042 and 0.046 with 16 of them kept for
+    a limit of 0.05 dB. Few photographs deceive: with crops of 8 the same limit kept 5 layers, and
+    Set5 lost 0.158.
 
     Args:
         graph: the fp32 graph, with a name on every operator.
-        inputs: batches of calibration pictures.
+        inputs: batches of calibration pictures, at least two.
         truths: what the network should make of them.
         options: the settings that begin with 'int8'.
         report: told before every measurement of layers.
+        half_keep: names of operators that `Half` keeps in fp32.
 
     Raises:
-        SlsError: ONNX Runtime is not installed or cannot run the graph; an activation is not
-            finite.
+        SlsError: there are fewer than two batches; no layer is left for int8; ONNX Runtime is not
+            installed or cannot run the graph; an activation is not finite.
     """
+    if len(inputs) < 2:
+        fix = "Set export.calibration_crops to 2 or more."
+        raise SlsError("are too few to take ranges from some and losses from others", "crops", fix)
     layers = weighted_layers(graph.graph, options.int8_keep, ends=options.int8_ends)
     candidates = {layer.name: layer for layer in layers if not layer.reason}
-    spreads = measure_spreads(to_bytes(graph), _tensors(candidates.values()), inputs)
+    if not candidates:
+        what = "has no layer to take: those at the ends stay fp16, and so do those kept by name"
+        fix = "Try `--int8-ends`, keep fewer layers by `--int8-keep`, or export fp16."
+        raise SlsError(what, "int8", fix)
+    spreads = measure_spreads(to_bytes(graph), _tensors(graph.graph, candidates), inputs[::2])
     ranges = {
         name: choose_range(spread.histogram, options.int8_ranges)
         for name, spread in spreads.items()
     }
     weights = {name: _weight(graph.graph, layer, spreads) for name, layer in candidates.items()}
 
-    losses = PsnrLoss(OnnxRunner(to_bytes(graph)), inputs, truths)
-    few = _ranking_batches(inputs)
+    def quantize(lowered: Collection[str]) -> Quantize:
+        slots = quantized_reads(graph.graph, [*candidates.values()], lowered)
+        reads = {slot: float(half_scale(ranges[value.name or ""])) for slot, value in slots.items()}
+        return Quantize([weights[name] for name in candidates if name in lowered], reads)
+
+    losses = PsnrLoss(OnnxRunner(to_bytes(graph)), inputs[1::2], truths[1::2])
+    half = Half("fp16", half_keep)(graph.clone()).model
+    few = _ranking_batches(inputs[1::2])
+
+    def alone(name: str) -> float:
+        return losses.expected(OnnxRunner(to_bytes(quantize({name})(graph.clone()).model)), few)
 
     def loss(lowered: frozenset[str]) -> float:
-        chosen = [layer for name, layer in candidates.items() if name in lowered]
-        quantize = Quantize([weights[layer.name] for layer in chosen], *_steps(chosen, ranges))
-        runner = OnnxRunner(to_bytes(quantize(graph.clone()).model))
-        single = len(lowered) == 1 < len(candidates)
-        return losses.expected(runner, few) if single else losses.measured(runner)
+        return losses.measured(OnnxRunner(to_bytes(quantize(lowered)(half.clone()).model)))
 
-    found = fall_back(list(candidates), loss, options.int8_loss_db, report, "losses of int8")
-    kept = frozenset(found.kept)
-    chosen = [layer for name, layer in candidates.items() if name not in kept]
-    steps_in, steps_out = _steps(chosen, ranges)
+    limit = options.int8_loss_db
+    found = fall_back(list(candidates), loss, limit, report, "losses of int8", alone=alone)
+    chosen = candidates.keys() - frozenset(found.kept)
+    if not chosen:
+        what = (
+            f"would hold no layer: {found.loss_all_db:.3g} dB are lost with all of them, "
+            f"{found.loss_db:.3g} dB with none, and {limit:g} dB are allowed"
+        )
+        fix = "Allow more with `--int8-loss-db`, or measure on other pictures with `--calibration`."
+        raise SlsError(what, "int8", fix)
+    made = quantize(chosen)
     return Int8Choice(
-        weights=tuple(weights[layer.name] for layer in chosen),
-        inputs=steps_in,
-        outputs=steps_out,
+        weights=made.weights,
+        reads=made.reads,
         layers=tuple(_describe(layer, found, spreads, ranges) for layer in layers),
         loss_db=found.loss_db,
         loss_all_db=found.loss_all_db,
     )
 
 
-def _tensors(layers: Iterable[WeightedLayer]) -> dict[str, int]:
-    """What is to be quantised around layers: names of tensors, and the axis of their channels."""
-    axes: dict[str, int] = {}
-    outputs: dict[str, int] = {}
-    for layer in layers:
-        for node in layer.nodes:
-            axes[_input(node)] = layer.channel_axis
-            if output := _quantized_output(node):
-                outputs[output.name or ""] = layer.channel_axis
-    return {**outputs, **axes}
+def _tensors(graph: ir.Graph, layers: Mapping[str, WeightedLayer]) -> dict[str, int]:
+    """What may be read in int8: names of tensors, and the axis of their channels."""
+    reads = quantized_reads(graph, [*layers.values()], layers)
+    axes = {value.name or "": 1 for value in reads.values()}
+    axes.update({_input(n): layer.channel_axis for layer in layers.values() for n in layer.nodes})
+    return axes
 
 
 def _weight(graph: ir.Graph, layer: WeightedLayer, spreads: Mapping[str, Spread]) -> Int8Weight:
@@ -164,22 +187,6 @@ def _weight(graph: ir.Graph, layer: WeightedLayer, spreads: Mapping[str, Spread]
     return Int8Weight(layer.weight, names, layer.axis, integers, scales, corrected)
 
 
-def _steps(
-    layers: Sequence[WeightedLayer], ranges: Mapping[str, float]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Steps in front of the operators of layers, and behind them, by the names of operators."""
-    inputs: dict[str, float] = {}
-    outputs: dict[str, float] = {}
-    for layer in layers:
-        for node in layer.nodes:
-            inputs[node.name or ""] = float(half_scale(ranges[_input(node)]))
-            output = _quantized_output(node)
-            producer = output.producer() if output else None
-            if output and producer:
-                outputs[producer.name or ""] = float(half_scale(ranges[output.name or ""]))
-    return inputs, outputs
-
-
 def _describe(
     layer: WeightedLayer,
     found: Fallback,
@@ -192,7 +199,7 @@ def _describe(
     measured = bound is not None and not layer.reason
     reason = layer.reason
     if layer.name in found.kept:
-        reason = f"alone loses {found.single_db.get(layer.name, found.loss_all_db):.3f} dB in int8"
+        reason = f"alone loses {found.single_db[layer.name]:.3f} dB in int8"
     return Int8LayerChoice(
         name=layer.name,
         quantized=not reason,
@@ -207,12 +214,6 @@ def _ranking_batches(inputs: Sequence[Pictures]) -> int:
     """How many batches hold the pixels that single layers are measured on, at least one."""
     sizes = np.cumsum([len(batch) * batch.shape[2] * batch.shape[3] for batch in inputs])
     return int(np.searchsorted(sizes, _RANKING_PIXELS)) + 1
-
-
-def _quantized_output(node: ir.Node) -> ir.Value | None:
-    """What the operator's kernel writes, unless that is the picture."""
-    output = fused_output(node)
-    return None if output.is_graph_output() else output
 
 
 def _input(node: ir.Node) -> str:

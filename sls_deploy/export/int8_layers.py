@@ -12,6 +12,9 @@ import onnx_ir as ir
 from sls_deploy.export.passes.quantize import Slot
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_PASSED = ("Relu", "LeakyRelu", "PRelu", "Clip", "Concat", "MaxPool")
+"""Activations that TensorRT computes in the kernel in front of them, and what it moves the pair
+behind to the front of (seen of Concat in NVIDIA/TensorRT 2597)."""
 _POINTWISE = ("Add", "Sub", "Mul", "Div", "Clip", "Identity", "Cast")
 """What may stand between a colour shift and the picture, with constants as other inputs."""
 
@@ -91,13 +94,19 @@ def quantized_reads(
 ) -> dict[Slot, ir.Value]:
     """Where pairs of quantisers stand around int8 layers.
 
-    Every int8 layer reads int8. So does an Add behind one, on its other side: TensorRT computes it,
-    and the activation behind, in the kernel of the convolution, which may then write int8; a pair
-    between convolution and Add would part them (NVIDIA/Model-Optimizer,
+    Every int8 layer reads int8. So does an Add behind one, on its other side, if all that read the
+    sum do: TensorRT computes it, and the activation behind, in the kernel of the convolution, which
+    may then write int8; a pair between convolution and Add would part them (NVIDIA/Model-Optimizer,
     `build_non_residual_input_map`). Where two layers meet in an Add it belongs to the later one.
-    There are no other pairs: what a Sigmoid, a Resize or another float operator reads stays a
-    float, and TensorRT itself moves a pair to the front of a Concat (seen in NVIDIA/TensorRT 2597)
-    or of pooling.
+    There are no other pairs: what a Sigmoid or a Resize reads stays a float.
+
+    Measured on RFDN x4, ranges by mse, Y-PSNR lost on Set5 and Set14: 0.194 and 0.127 dB with 62 of
+    64 layers in int8, calibrated on 32 crops of one photograph; 0.136 and 0.102 with 3 of them
+    kept for a limit of 0.05 dB on crops. With a pair behind every int8 layer and its activation
+    instead, 0.241 and 0.167; 0.135 and 0.088 with 6 kept. With 32 crops of 8 photographs 0.241 and
+    0.153 against 0.285 and 0.186; 0.158 and 0.099 with 5 kept against 0.210 and 0.118 with 4.
+    With the other side of every Add behind an int8 layer in int8, whatever reads the sum, 1.15 and
+    0.90: the last one holds the whole picture.
 
     Args:
         graph: the graph.
@@ -107,17 +116,13 @@ def quantized_reads(
     Returns:
         The inputs of operators that are read in int8, and their tensors.
     """
-    reads: dict[Slot, ir.Value] = {}
     owners = {node: layer.name for layer in layers for node in layer.nodes}
-    for node in graph:
-        index: int | None = None
-        if owners.get(node) in chosen:
-            index = 0
-        elif node.op_type == "Add":
-            owner, index = _residual(node, owners)
-            index = index if owner in chosen else None
-        value = None if index is None else node.inputs[index]
-        if index is not None and value is not None:
+    place = {node: index for index, node in enumerate(graph) if node in owners}
+    reads: dict[Slot, ir.Value] = {}
+    for node in reversed(graph):
+        layer, index = (node, 0) if node in owners else _fused_layer(node, place)
+        value = node.inputs[index] if layer and owners[layer] in chosen else None
+        if value is not None and (layer is node or _is_read_in_int8(node.outputs[0], reads)):
             reads[node.name or "", index] = value
     return reads
 
@@ -165,26 +170,34 @@ def _read_otherwise(weight: ir.Value, nodes: Iterable[ir.Node]) -> bool:
     return any(use.node not in nodes or use.idx != 1 for use in weight.uses())
 
 
-def _residual(add: ir.Node, owners: Mapping[ir.Node, str]) -> tuple[str | None, int | None]:
-    """The layer whose kernel computes an Add, and which input comes from elsewhere."""
-    for node in reversed([*owners]):
-        for index, value in enumerate(add.inputs):
-            other = add.inputs[1 - index]
-            if value is None or other is None or _backbone(value) is not node:
-                continue
-            if other.producer() and other.const_value is None and _rank(other) == _rank(value):
-                return owners[node], 1 - index
-    return None, None
+def _fused_layer(add: ir.Node, place: Mapping[ir.Node, int]) -> tuple[ir.Node | None, int]:
+    """The layer whose kernel computes an Add, if there is one, and the input from elsewhere."""
+    found: list[tuple[ir.Node, int]] = []
+    if add.op_type == "Add":
+        for index, (value, other) in enumerate(zip(add.inputs, reversed(add.inputs), strict=True)):
+            layer = _backbone(value)
+            computed = other is not None and other.producer() and other.const_value is None
+            if layer is not None and layer in place and computed and _rank(other) == _rank(value):
+                found.append((layer, 1 - index))
+    return max(found, key=lambda pair: place[pair[0]], default=(None, 0))
 
 
-def _backbone(value: ir.Value) -> ir.Node | None:
-    """The operator whose output is read once, scaled by constants at most."""
-    while len(value.uses()) == 1 and not value.is_graph_output():
+def _is_read_in_int8(value: ir.Value, reads: Collection[Slot]) -> bool:
+    """Whether all that read a value do so in int8, or pass it on to such as do."""
+    return not value.is_graph_output() and all(
+        (use.node.name, use.idx) in reads
+        or (use.node.op_type in _PASSED and _is_read_in_int8(use.node.outputs[0], reads))
+        for use in value.uses()
+    )
+
+
+def _backbone(value: ir.Value | None) -> ir.Node | None:
+    """The operator behind a value that is read once, with scalings by constants between at most."""
+    while value is not None and len(value.uses()) == 1 and not value.is_graph_output():
         node = value.producer()
-        scaled = _only_computed(node) if node and node.op_type == "Mul" else None
-        if scaled is None:
+        if node is None or node.op_type != "Mul":
             return node
-        value = scaled
+        value = _only_computed(node)
     return None
 
 
@@ -194,8 +207,8 @@ def _only_computed(node: ir.Node) -> ir.Value | None:
     return computed[0] if len(computed) == 1 else None
 
 
-def _rank(value: ir.Value) -> int | None:
-    return None if value.shape is None else value.shape.rank()
+def _rank(value: ir.Value | None) -> int | None:
+    return None if value is None or value.shape is None else value.shape.rank()
 
 
 def _is_colour_shift(node: ir.Node) -> bool:
@@ -205,9 +218,10 @@ def _is_colour_shift(node: ir.Node) -> bool:
     array = weight.const_value.numpy()
     if node.op_type != "Conv" or array.shape[2:] != (1, 1):
         return False
+    if array.shape[1] != 1 and np.any(array[np.eye(*array.shape[:2]) == 0]):
+        return False
     colours = node.attributes.get_int("group", 1) * array.shape[1]
-    alone = array.shape[1] == 1 or not np.any(array[~np.eye(*array.shape[:2], dtype=bool)])
-    return colours == len(array) and alone and (_reads_picture(node) or _gives_picture(node))
+    return colours == len(array) and (_reads_picture(node) or _gives_picture(node))
 
 
 def _reads_picture(node: ir.Node) -> bool:

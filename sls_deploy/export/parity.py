@@ -22,7 +22,18 @@ from sls_deploy.sizes import padded_side
 MIN_PARITY_DB: Mapping[Precision, float] = {
     precision: ValidateConfig().min_parity_db(precision) for precision in get_args(Precision)
 }
-"""Least PSNR to PyTorch, in dB, with which a file is handed over."""
+"""Least PSNR of a picture to PyTorch, in dB, with which a file is handed over."""
+MAX_PARITY_ERROR: Mapping[Precision, float] = {
+    "fp32": 1e-3,
+    "fp16": 0.02,
+    "bf16": 0.1,
+    "int8": 0.3,
+}
+"""Largest error of a single value, on 0..1, with which it is: what a PSNR does not see.
+
+Measured: at most 1.9e-6, 0.0035 and 0.03 in fp32, fp16 and bf16 on networks of random weights,
+whose outputs reach 3.6; on RFDN and RLFN x4 1.2e-6, 0.002, 0.02 and, in int8, 0.13.
+"""
 _REPORT = "The export is wrong: please report it."
 _FIX: Mapping[Precision, str] = {
     "fp32": _REPORT,
@@ -33,8 +44,8 @@ _FIX: Mapping[Precision, str] = {
 }
 """What to do about outputs that lie too far away."""
 
-_EQUAL_DB = 200.0
-"""PSNR that stands for equal outputs, which JSON has no infinity for."""
+EQUAL_DB = 200.0
+"""PSNR that stands for equal values, which JSON has no infinity for."""
 
 _COMPARED = (
     (("chelsea",), (61, 47)),
@@ -67,6 +78,8 @@ class Parity:
 
     psnr_db: float
     """PSNR over all output values, peak 1; 200 if they are equal."""
+    lowest_db: float
+    """PSNR of the picture where it is least."""
     max_error: float
     """Largest absolute difference, on 0..1."""
     place: str
@@ -124,17 +137,24 @@ def compare(
         reference: PyTorch's output for each batch.
         runner: the exported file.
         batches: the inputs.
-        precision: names the threshold and stands in the error.
+        precision: names the limits and stands in the error.
 
     Raises:
-        SlsError: an output is not finite, or of another shape, or the PSNR is below the threshold.
+        SlsError: an output is not finite, or of another shape; the PSNR of a picture is below its
+            limit, or the error of a value above it.
     """
     parity = measure(reference, runner, batches, precision)
-    if parity.psnr_db < MIN_PARITY_DB[precision]:
+    least, most = MIN_PARITY_DB[precision], MAX_PARITY_ERROR[precision]
+    worst = f"{parity.max_error:.2g} at {parity.place}"
+    what = ""
+    if parity.lowest_db < least:
         what = (
-            f"lies {parity.psnr_db:.1f} dB from PyTorch, less than {MIN_PARITY_DB[precision]:g}"
-            f" (largest error {parity.max_error:.2g} at {parity.place})"
+            f"lies {parity.lowest_db:.1f} dB from PyTorch, less than {least:g}"
+            f" (largest error {worst})"
         )
+    elif parity.max_error > most:
+        what = f"has an error of {worst}, more than {most:g} ({parity.psnr_db:.1f} dB from PyTorch)"
+    if what:
         raise SlsError(what, f"the {precision} graph", _FIX[precision])
     return parity
 
@@ -173,7 +193,7 @@ def measure(
         SlsError: an output is not finite, or of another shape.
     """
     where = f"the {precision} graph"
-    squares, values, largest, place = 0.0, 0, 0.0, "nowhere"
+    squares, values, highest, largest, place = 0.0, 0, 0.0, 0.0, "nowhere"
     for expected, batch in zip(reference, batches, strict=True):
         output = runner.run(batch.pictures)
         if output.shape != expected.shape:
@@ -184,17 +204,23 @@ def measure(
             raise SlsError(what, where, _FIX[precision])
         error = np.abs(output.astype(np.float64) - expected)
         squares, values = squares + float((error**2).sum()), values + error.size
+        highest = max(highest, float((error**2).mean(axis=(1, 2, 3)).max()))
         if error.max() > largest:
             largest = float(error.max())
             index, channel, row, column = np.unravel_index(error.argmax(), error.shape)
             place = f"{batch.names[index]}, channel {channel}, row {row}, column {column}"
-    psnr = -10 * math.log10(squares / values) if squares else _EQUAL_DB
     return Parity(
-        psnr_db=round(min(psnr, _EQUAL_DB), 2),
+        psnr_db=_psnr(squares / values),
+        lowest_db=_psnr(highest),
         max_error=largest,
         place=place,
         pictures=sum(len(batch.names) for batch in batches),
     )
+
+
+def _psnr(mean_square: float) -> float:
+    """With a peak of 1, and within what JSON can say."""
+    return round(min(-10 * math.log10(mean_square), EQUAL_DB), 2) if mean_square else EQUAL_DB
 
 
 def _rounded(output: Pictures) -> Pictures:

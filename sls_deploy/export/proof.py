@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from sls_deploy.errors import SlsError
-from sls_deploy.export.stored_layers import StoredLayer, describe, layer_name
-from sls_deploy.export.stored_weights import StoredWeight, WeightUse, weight_uses
+from sls_deploy.export.stored_layers import StoredLayer, describe
+from sls_deploy.onnx_constants import StoredWeight
 from sls_deploy.onnx_file import read_model
+from sls_deploy.onnx_layers import WeightUse, weight_uses
 
 _REPORT = "The export is wrong: please report it."
+_STORE = "Hold it as a parameter or a buffer of the network, not as a result of others."
+_NEW_WEIGHTS = "has weights where the search left zeros"
+_OTHER_WEIGHTS = "differs in the file from the search's weights"
 _HALF_STEP = 0.5 + 1e-3
 """Most that an integer may lie from its weight, in steps; the rest is float rounding."""
 _LARGEST = 127
@@ -34,47 +38,59 @@ class LayerProof(StoredLayer):
 
 
 def prove(
-    path: Path, weights: Mapping[str, NDArray[Any]], ratios: Sequence[Mapping[str, Any]]
+    path: Path,
+    weights: Mapping[str, NDArray[Any]],
+    ratios: Sequence[Mapping[str, Any]],
+    corrected: Mapping[str, NDArray[Any]] | None = None,
 ) -> tuple[LayerProof, ...]:
     """Read a file back from disk and compare it with the search's weights.
 
-    Every parameter in it must equal the search's: exactly in fp32, rounded to nearest in fp16 and
-    bf16. An int8 weight must lie within half a step of it; the bias beside one may be another,
-    since int8 corrects it. Every zero of the search must be one in the file. So its zeros are the
-    search's zeros and those that rounding adds.
+    Every weight of a convolution or a product must be one of the search's, and so must all that
+    has the name of a parameter: exactly in fp32, rounded to nearest in fp16 and bf16. An int8
+    weight must lie within half a step of it; the bias beside one may be another, since int8
+    corrects it. Every zero of the search must be one in the file. So its zeros are the search's
+    zeros and those that rounding adds.
 
     Args:
         path: the ONNX file.
         weights: the search's state dict, by parameter name, with folded normalisations.
         ratios: the layers of ratios.json.
+        corrected: what the biases of int8 layers must be, by name; others must be the search's.
+            None if that is not known: then no bias of an int8 layer is compared.
 
     Returns:
         One entry for each weight that convolutions and matrix products use, in graph order.
 
     Raises:
-        SlsError: the file cannot be read, a weight differs or is computed by the graph, or a pruned
-            layer is not in it.
+        SlsError: the file cannot be read; a weight differs, is none of the search's or is computed
+            by the graph; a layer that is pruned, or that the picture depends on, is not in it.
     """
     model = read_model(path)
     layers: dict[str, list[WeightUse]] = {}
-    quantised: set[str] = set()
     seen: set[str] = set()
+    found: set[str] = set()
+    free: set[str] = set()
     for use in weight_uses(model):
         if use.weight is None:
-            raise SlsError("has weights that the graph computes", use.node, _REPORT)
-        layer = _check_use(use, use.weight, weights)
+            raise SlsError(f"has weights that cannot be proved: {use.reason}", use.node, _STORE)
+        key = _check_use(use, use.weight, weights)
+        layer = key.removesuffix(".weight")
         layers.setdefault(layer, []).append(use)
         seen.add(use.weight.name)
+        found.add(key)
         if use.weight.scale is not None:
-            quantised.add(f"{layer}.bias")
+            free.add(f"{layer}.bias")
     for item in model.graph.initializer:
-        if item.name in weights and item.name not in seen | quantised:
-            _check_equal(numpy_helper.to_array(item), weights[item.name], item.name)
+        name = item.name
+        if name in seen or name not in weights or (name in free and corrected is None):
+            continue
+        wanted = corrected.get(name, weights[name]) if corrected and name in free else weights[name]
+        _check_equal(numpy_helper.to_array(item), wanted, name)
+    stored = found | {item.name for item in model.graph.initializer}
+    _check_complete(ratios, layers, stored, weights, corrected or {})
     pruned = {layer["name"] for layer in ratios if layer["kept"] < layer["of"]}
-    if lost := sorted(pruned - layers.keys()):
-        raise SlsError(f"does not hold the pruned layers {', '.join(lost)}", "the file", _REPORT)
     return tuple(
-        _prove_layer(name, uses, weights.get(f"{name}.weight"), pruned=name in pruned)
+        _prove_layer(name, uses, _source(name, weights), pruned=name in pruned)
         for name, uses in layers.items()
     )
 
@@ -102,20 +118,48 @@ def check_folded(
             _check_zeros(array, searched[name], name)
 
 
+def _check_complete(
+    ratios: Sequence[Mapping[str, Any]],
+    layers: Collection[str],
+    stored: Collection[str],
+    weights: Collection[str],
+    corrected: Collection[str],
+) -> None:
+    """See that nothing of the search is missing that the picture depends on."""
+    lost = {name for name in corrected if name not in stored}
+    for layer in ratios:
+        name, used = layer["name"], layer.get("uses", 1) > 0
+        parameter = layer.get("parameter", f"{name}.weight")
+        # A dense weight may be read by other operators; names of computed ones are no parameters.
+        gone = used and parameter in weights and parameter not in stored
+        if gone or (layer["kept"] < layer["of"] and name not in layers):
+            lost.add(name)
+    if lost:
+        raise SlsError(f"does not hold the layers {', '.join(sorted(lost))}", "the file", _REPORT)
+
+
 def _check_use(use: WeightUse, weight: StoredWeight, weights: Mapping[str, NDArray[Any]]) -> str:
-    """Compare a weight with the search's, and return its layer."""
-    layer = layer_name(use)
+    """Compare a weight with the search's, and return the parameter that it is."""
     if weight.moved:
         raise SlsError("has a zero point other than 0", weight.name, _REPORT)
     if weight.name in weights:
         _check_same(weight.values, weight.scale, weights[weight.name], weight.name)
-        return layer
+        return weight.name
     # The exporter turns the weights of some products in advance, and names them anew.
-    key = f"{use.node.rpartition('.')[0]}.weight"
-    if key in weights and weights[key].shape == use.filters.shape:
-        _check_same(use.filters, use.scales, weights[key], key)
-        return key.removesuffix(".weight")
-    return layer
+    mine = f"{use.node.rpartition('.')[0]}.weight"
+    ordered = [mine] if mine in weights else []
+    ordered += [key for key in weights if weights[key].ndim >= 2 and key != mine]
+    forms = ((use.filters, use.scales), (weight.values, weight.scale))
+    for key in ordered:
+        shape = weights[key].shape
+        for values, scale in forms:
+            if values.size == weights[key].size:
+                steps = None if scale is None else scale.reshape(shape)
+                if not _difference(values.reshape(shape), steps, weights[key]):
+                    return key
+    if mine in weights and weights[mine].shape == use.filters.shape:
+        _check_same(use.filters, use.scales, weights[mine], mine)
+    raise SlsError("is a weight that the search does not have", weight.name, _STORE)
 
 
 def _check_same(
@@ -124,33 +168,49 @@ def _check_same(
     if values.shape != source.shape:
         what = f"has shape {list(values.shape)} where the search has {list(source.shape)}"
         raise SlsError(what, name, _REPORT)
-    _check_zeros(values, source, name)
+    if what := _difference(values, scale, source):
+        raise SlsError(what, name, _REPORT)
+
+
+def _difference(values: NDArray[Any], scale: NDArray[Any] | None, source: NDArray[Any]) -> str:
+    """How a weight differs from the search's of the same shape; empty if it does not."""
+    if np.count_nonzero(values[source == 0]):
+        return _NEW_WEIGHTS
     if scale is None:
-        _check_equal(values, source, name)
-        return
+        return "" if _is_rounded(values, source) else _OTHER_WEIGHTS
     step, wanted = scale.astype(np.float64), source.astype(np.float64)
     clipped = np.clip(wanted, -_LARGEST * step, _LARGEST * step)
     far = np.abs(values * step - clipped) > _HALF_STEP * step
     lowest = (values < -_LARGEST) & (wanted < -(_LARGEST + 1 - _HALF_STEP) * step)
     if (far & ~lowest).any():
-        raise SlsError("lies more than half a step from the search's weights", name, _REPORT)
+        return "lies more than half a step from the search's weights"
+    return ""
+
+
+def _is_rounded(array: NDArray[Any], source: NDArray[Any]) -> bool:
+    with np.errstate(over="ignore"):
+        return np.array_equal(array, source.astype(array.dtype))
 
 
 def _check_zeros(array: NDArray[Any], source: NDArray[Any], name: str) -> None:
     if np.count_nonzero(array[source == 0]):
-        raise SlsError("has weights where the search left zeros", name, _REPORT)
+        raise SlsError(_NEW_WEIGHTS, name, _REPORT)
 
 
 def _check_equal(array: NDArray[Any], source: NDArray[Any], name: str) -> None:
-    with np.errstate(over="ignore"):
-        rounded = source.astype(array.dtype)
-    if not np.array_equal(array, rounded):
-        raise SlsError("differs in the file from the search's weights", name, _REPORT)
+    if not _is_rounded(array, source):
+        raise SlsError(_OTHER_WEIGHTS, name, _REPORT)
+
+
+def _source(name: str, weights: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """The parameter of a layer, whose own name the layer has if that does not end in 'weight'."""
+    key = f"{name}.weight"
+    return weights[key] if key in weights else weights[name]
 
 
 def _prove_layer(
-    name: str, uses: Sequence[WeightUse], source: NDArray[Any] | None, *, pruned: bool
+    name: str, uses: Sequence[WeightUse], source: NDArray[Any], *, pruned: bool
 ) -> LayerProof:
     filters = uses[0].filters
-    rounded = 0 if source is None else int(np.count_nonzero(source) - np.count_nonzero(filters))
+    rounded = int(np.count_nonzero(source) - np.count_nonzero(filters))
     return LayerProof(**vars(describe(name, uses)), pruned=pruned, rounded_to_zero=rounded)

@@ -226,4 +226,6 @@ def _facts(
 
 
 def _state(model: RestorationModel) -> dict[str, NDArray[Any]]:
-    return {name: tensor.numpy() for name, tensor in model.network.state_dict().items()}
+    """Everything a network computes with, buffers that are not saved included."""
+    tensors = {**dict(model.network.named_buffers()), **model.network.state_dict()}
+    return {name: tensor.numpy() for name, tensor in tensors.items()}

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
-from sls_deploy.export.stored_weights import WeightUse, weight_uses
+from sls_deploy.onnx_layers import WeightUse, weight_uses
 from sls_deploy.sparsity.legality import is_2_4, why_not_eligible
-
-_COMPUTED = "its weights come through operators that are not followed"
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class StoredLayer:
     """What a file holds of one layer."""
 
     name: str
-    """Name as in ratios.json, or that of the weight."""
+    """Name as in ratios.json, that of the weight, or that of the node if it is not followed."""
     operator: str
     """ONNX operator, such as 'Conv'."""
     nodes: tuple[str, ...]
@@ -48,15 +47,23 @@ def stored_layers(model: onnx.ModelProto) -> tuple[StoredLayer, ...]:
         model: a sound one, as `read_model` gives it.
 
     Returns:
-        One entry for each weight that convolutions and matrix products use, in graph order.
+        One entry for each weight that convolutions and matrix products use, in graph order, and one
+        for each operator whose weight cannot be followed.
 
     Raises:
         SlsError: a weight does not fit its operator.
     """
-    layers: dict[str, list[WeightUse]] = {}
-    for use in weight_uses(model):
-        layers.setdefault(layer_name(use), []).append(use)
-    return tuple(describe(name, uses) for name, uses in layers.items())
+    layers: dict[str | int, list[WeightUse]] = {}
+    for number, use in enumerate(weight_uses(model)):
+        key = number if use.weight is None else use.weight.name
+        layers.setdefault(key, []).append(use)
+    names = Counter(layer_name(use) for use, *_ in layers.values())
+    return tuple(
+        # Such as of 'a' and 'a.weight', of which each has the name of the other's layer.
+        describe(str(key) if uses[0].weight and names[name] > 1 else name, uses)
+        for key, uses in layers.items()
+        for name in [layer_name(uses[0])]
+    )
 
 
 def layer_name(use: WeightUse) -> str:
@@ -67,24 +74,27 @@ def layer_name(use: WeightUse) -> str:
 
 
 def describe(name: str, uses: Sequence[WeightUse]) -> StoredLayer:
-    """Describe a layer by the first of its uses."""
+    """Describe a layer by the first of its uses; it is legal and eligible if it is so in all."""
     first = uses[0]
-    weight, filters = first.weight, first.filters
-    legal = weight is not None and is_2_4(filters)
-    transposed = first.operator == "ConvTranspose"
-    channels = filters.shape[1] if filters.ndim > 1 else 0
-    reason = why_not_eligible(channels, first.groups, legal=legal, transposed=transposed)
-    if weight is None:
-        reason = _COMPUTED
+    legal = [use.weight is not None and is_2_4(use.filters) for use in uses]
+    reasons = map(_why_not_eligible, uses, legal)
+    reason = next(filter(None, reasons), "")
     return StoredLayer(
         name=name,
         operator=first.operator,
         nodes=tuple(use.node for use in uses),
-        shape=filters.shape if weight else (),
+        shape=first.filters.shape if first.weight else (),
         groups=first.groups,
-        precision=weight.precision if weight else "",
-        nonzero=round(float(np.count_nonzero(filters)) / max(1, filters.size), 6),
-        legal_2_4=legal,
+        precision=first.weight.precision if first.weight else "",
+        nonzero=round(float(np.count_nonzero(first.filters)) / max(1, first.filters.size), 6),
+        legal_2_4=all(legal),
         eligible=not reason,
         reason=reason,
     )
+
+
+def _why_not_eligible(use: WeightUse, legal: bool) -> str:
+    if use.weight is None:
+        return use.reason
+    transposed = use.operator == "ConvTranspose"
+    return why_not_eligible(use.filters.shape[1], use.groups, legal=legal, transposed=transposed)

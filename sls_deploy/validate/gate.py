@@ -11,6 +11,9 @@ from sls_deploy.config import Precision, ValidateConfig
 from sls_deploy.validate.measure import StageFigures
 
 Metric = Literal["psnr_y", "psnr_rgb"]
+BYTES_DB = 50.0
+"""Most that is asked of the parity of a stage from bytes to bytes, in dB: rounding to 8 bits alone
+leaves 10 log10(12 * 255^2) = 58.9 dB."""
 DENSE, SPARSE = "dense PyTorch", "sparse PyTorch"
 
 
@@ -34,8 +37,13 @@ class Gate:
 
 def precision_of(stage: str) -> Precision:
     """The precision that stands in the name of a stage; fp32 where none does."""
-    words = re.split(r"[ -]", stage)
-    return next((known for known in get_args(Precision) if known in words), "fp32")
+    return next((known for known in get_args(Precision) if known in _words(stage)), "fp32")
+
+
+def parity_limit(stage: str, options: ValidateConfig) -> float:
+    """Least PSNR of a stage to PyTorch, in dB, by its precision and by whether it gives bytes."""
+    limit = options.min_parity_db(precision_of(stage))
+    return min(limit, BYTES_DB) if "uint8" in _words(stage) else limit
 
 
 def headline(scale: int) -> Metric:
@@ -68,7 +76,7 @@ def judge(
         )
         if stage.name == SPARSE:
             continue
-        limit = options.min_parity_db(precision_of(stage.name))
+        limit = parity_limit(stage.name, options)
         passed = stage.parity_db is None or stage.parity_db >= limit
         parities = {
             figure.name: figure.parity_db
@@ -80,3 +88,7 @@ def judge(
             Gate(stage.name, "parity with PyTorch, dB", limit, stage.parity_db, passed, worst)
         )
     return tuple(gates)
+
+
+def _words(stage: str) -> list[str]:
+    return re.split(r"[ .-]", stage)

@@ -16,7 +16,7 @@ from sls_deploy.data.degradation import Degradation, choose_degradation
 from sls_deploy.data.truth import TruthFolder
 from sls_deploy.engine.gpu import gpu_architecture
 from sls_deploy.errors import SlsError
-from sls_deploy.export.forms import runnable
+from sls_deploy.export.passes.rounding import runnable
 from sls_deploy.files import hash_file, write_json
 from sls_deploy.models.model import load_model
 from sls_deploy.models.own import code_hash

@@ -141,8 +141,45 @@ def test_a_weight_computed_in_the_graph_is_reported_as_unknown() -> None:
     evidence = gather_evidence(one_convolution([]), b"plan")
     layer = evidence.layers[0]
     assert (layer.eligible, layer.bytes_in_plan, layer.onnx_initializer) == (False, None, "")
-    assert layer.reason == "its weight is computed in the graph"
+    assert layer.reason == "its weights are no constant of the graph"
     assert evidence.level == "none"
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.int8])
+def test_a_weight_is_followed_to_what_the_convolution_gets(kind: type) -> None:
+    weight = np.arange(-64, 64, dtype=np.int8).reshape(8, 16, 1, 1)
+    weight[:, ::2] = 0
+    filters = weight.astype(kind)
+    # As stored: fp32 behind a Cast, or integers behind their scale; turned in both cases.
+    held = filters.astype(np.int8 if kind is np.int8 else np.float32).transpose(1, 0, 2, 3)
+    step = (
+        helper.make_node("DequantizeLinear", ["w", "scale"], ["floats"], "dq")
+        if kind is np.int8
+        else helper.make_node("Cast", ["w"], ["floats"], "cast", to=10)
+    )
+    nodes = [
+        step,
+        helper.make_node("Transpose", ["floats"], ["turned"], "turn", perm=[1, 0, 2, 3]),
+        helper.make_node("Conv", ["x", "turned"], ["y"], "conv"),
+    ]
+    scale = numpy_helper.from_array(np.array(0.1, np.float32), "scale")
+    tensors = [numpy_helper.from_array(held.copy(), "w"), scale]
+    model = helper.make_model(helper.make_graph(nodes, "network", [], [], tensors))
+    evidence = gather_evidence(model, stored(filters))
+    (layer,) = evidence.layers
+    assert (layer.name, layer.onnx_initializer, layer.c_in) == ("conv", "w", 16)
+    assert (layer.eligible, layer.bytes_in_plan, evidence.level) == (True, True, "L1")
+
+
+def test_a_transposed_convolution_is_listed_and_not_eligible() -> None:
+    weight = np.arange(64, dtype=np.float32).reshape(8, 8, 1, 1)
+    weight[::2] = 0
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], "up")
+    graph = helper.make_graph([node], "network", [], [], [numpy_helper.from_array(weight, "w")])
+    evidence = gather_evidence(helper.make_model(graph), b"")
+    (layer,) = evidence.layers
+    assert (layer.legal_2_4, layer.eligible, evidence.level) == (True, False, "none")
+    assert "it is a transposed convolution" in layer.reason
 
 
 def test_the_vendors_counts_are_read_from_its_log() -> None:

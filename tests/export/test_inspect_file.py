@@ -84,7 +84,7 @@ def test_lists_what_a_file_of_others_holds(tmp_path: Path) -> None:
     assert found.inputs[0].shape == (1, 4, "?", "w")
     assert [(layer.name, layer.shape, layer.reason) for layer in found.layers] == [
         ("w", (8, 4, 1, 1), "its weights are not 2:4"),
-        ("second", (), "its weights come through operators that are not followed"),
+        ("second", (), "its weights come through Neg, which is not followed"),
     ]
 
 

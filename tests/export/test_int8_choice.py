@@ -9,6 +9,7 @@ from sls_deploy.calibration.psnr_loss import PsnrLoss
 from sls_deploy.config import ExportConfig
 from sls_deploy.data.bicubic import downscale
 from sls_deploy.data.samples import sample_photos
+from sls_deploy.errors import SlsError
 from sls_deploy.export.graph import to_bytes
 from sls_deploy.export.int8 import Int8Choice, choose_int8
 from sls_deploy.export.passes.half import Half
@@ -69,10 +70,59 @@ def test_the_loss_is_that_of_the_graph(
     graph: ir.Model, truths: list[Pictures], method: str
 ) -> None:
     choice = choose(graph, truths, int8_ranges=method)
-    written = OnnxRunner(to_bytes(choice.pass_()(graph.clone()).model))
-    loss = PsnrLoss(OnnxRunner(to_bytes(graph)), pictures(), truths)
+    half = Half("fp16")(graph.clone()).model
+    written = OnnxRunner(to_bytes(choice.pass_()(half).model))
+    loss = PsnrLoss(OnnxRunner(to_bytes(graph)), pictures()[1::2], truths[1::2])
     assert loss.measured(written) == pytest.approx(choice.loss_db, abs=1e-6)
     assert 0 < choice.loss_db < 3
+
+
+def test_what_fp16_keeps_is_in_the_loss(graph: ir.Model, truths: list[Pictures]) -> None:
+    names = [node.name or "" for node in graph.graph if node.op_type == "Conv"]
+    settings = ExportConfig(int8_loss_db=100.0)
+    choice = choose_int8(graph, pictures(), truths, settings, half_keep=names)
+    kept = choice.pass_()(Half("fp16", names)(graph.clone()).model).model
+    loss = PsnrLoss(OnnxRunner(to_bytes(graph)), pictures()[1::2], truths[1::2])
+    assert loss.measured(OnnxRunner(to_bytes(kept))) == pytest.approx(choice.loss_db, abs=1e-6)
+    assert choice.loss_db != choose(graph, truths).loss_db
+
+
+def test_ranges_and_losses_come_from_different_pictures(
+    graph: ir.Model, truths: list[Pictures]
+) -> None:
+    choice = choose(graph, truths)
+    first, second = pictures()
+    other = choose_int8(graph, [first, second / 2], truths, ExportConfig(int8_loss_db=100.0))
+    assert other.reads == choice.reads
+    assert other.loss_db != choice.loss_db
+    moved = choose_int8(graph, [first / 2, second], truths, ExportConfig(int8_loss_db=100.0))
+    assert moved.reads != choice.reads
+
+
+def test_the_last_layer_left_is_measured_as_the_others_are(
+    graph: ir.Model, truths: list[Pictures]
+) -> None:
+    names = sorted(quantized(choose(graph, truths)))
+    choice = choose(graph, truths, int8_keep=tuple(names[1:]))
+    assert quantized(choice) == {names[0]}
+    half = Half("fp16")(graph.clone()).model
+    written = OnnxRunner(to_bytes(choice.pass_()(half).model))
+    loss = PsnrLoss(OnnxRunner(to_bytes(graph)), pictures()[1::2], truths[1::2])
+    assert loss.measured(written) == pytest.approx(choice.loss_db, abs=1e-6)
+
+
+def test_refuses_a_graph_without_a_layer_in_int8(graph: ir.Model, truths: list[Pictures]) -> None:
+    runner = OnnxRunner(to_bytes(graph))
+    exact = [runner.run(batch) for batch in pictures()]
+    with pytest.raises(SlsError, match=r"int8: would hold no layer: .*`--int8-loss-db`"):
+        choose(graph, exact, int8_loss_db=1e-9)
+    with pytest.raises(SlsError, match=r"int8: has no layer to take.*--int8-ends"):
+        choose(graph, truths, int8_keep=("*",))
+
+
+def test_refuses_too_few_pictures(graph: ir.Model, truths: list[Pictures]) -> None:
+    with pytest.raises(SlsError, match=r"calibration_crops"):
+        choose_int8(graph, pictures()[:1], truths[:1], ExportConfig())
 
 
 def test_the_worst_layers_stay_until_the_limit_holds(
@@ -105,20 +155,19 @@ def test_ranges_and_what_they_clip_are_told(graph: ir.Model, truths: list[Pictur
         assert more.input_clipped == 0
 
 
-def test_what_int8_layers_give_may_be_written_in_int8(
-    graph: ir.Model, truths: list[Pictures]
+@pytest.mark.parametrize("ends", [False, True])
+def test_an_add_behind_int8_reads_int8_where_all_that_read_it_do(
+    graph: ir.Model, truths: list[Pictures], ends: bool
 ) -> None:
-    choice = choose(graph, truths)
-    proto = ir.to_proto(choice.pass_()(graph.clone()).model)
-    nodes = {name: node for node in proto.graph.node for name in node.output}
-    for layer in choice.weights:
-        for name in layer.nodes:
-            conv = next(node for node in proto.graph.node if node.name == name)
-            assert nodes[conv.input[0]].op_type == "DequantizeLinear"
-            users = [node for node in proto.graph.node if conv.output[0] in node.input]
-            while users and users[0].op_type == "Relu":
-                users = [node for node in proto.graph.node if users[0].output[0] in node.input]
-            assert [node.op_type for node in users] == ["QuantizeLinear"]
+    made = choose(graph, truths, int8_ends=ends).pass_()(graph.clone()).model.graph
+    for name in ("body.0.Add", "body.1.Add"):
+        add = made.node(name)
+        sides = {value.producer().op_type for value in add.inputs}  # type: ignore[union-attr]
+        readers = {user.op_type for user in add.outputs[0].consumers()}
+        assert "Conv" in sides
+        # Behind the second one is the last layer.
+        assert ("DequantizeLinear" in sides) is ends
+        assert (readers == {"QuantizeLinear"}) is ends
 
 
 def test_fp16_graphs_take_the_choice(graph: ir.Model, truths: list[Pictures]) -> None:
@@ -134,13 +183,14 @@ def test_the_graph_that_is_decided_on_is_left_alone(
     graph: ir.Model, truths: list[Pictures]
 ) -> None:
     before = to_bytes(graph)
-    choose(graph, truths, int8_loss_db=1e-6)
+    choose(graph, truths)
     assert to_bytes(graph) == before
 
 
 def test_every_measurement_is_reported(graph: ir.Model, truths: list[Pictures]) -> None:
     reports: list[Progress] = []
-    options = ExportConfig(int8_loss_db=1e-6)
+    limit = choose(graph, truths).loss_all_db / 2
+    options = ExportConfig(int8_loss_db=limit)
     choose_int8(graph, pictures(), truths, options, reports.append)
     assert len(reports) >= 6
     assert {report.task for report in reports} == {"losses of int8"}
@@ -149,11 +199,12 @@ def test_every_measurement_is_reported(graph: ir.Model, truths: list[Pictures]) 
 @pytest.mark.parametrize("name", ["transposed", "grouped", "shared", "squeeze_linear", "dense"])
 def test_other_layers_lose_little(name: str) -> None:
     graph = exported(name)
-    expected = OnnxRunner(to_bytes(graph)).run(pictures()[0])
-    choice = choose_int8(
-        graph, pictures()[:1], [expected], ExportConfig(int8_loss_db=1e9, int8_ends=True)
-    )
+    floats = OnnxRunner(to_bytes(graph))
+    outputs = [floats.run(batch) for batch in pictures()]
+    settings = ExportConfig(int8_loss_db=1e9, int8_ends=True)
+    choice = choose_int8(graph, pictures(), outputs, settings)
     assert all(layer.quantized for layer in choice.layers)
+    expected = outputs[0]
     found = OnnxRunner(to_bytes(choice.pass_()(graph.clone()).model)).run(pictures()[0])
     noise = np.square(found - expected).mean() / expected.var()
     assert -10 * np.log10(noise) > 25

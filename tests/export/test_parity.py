@@ -48,12 +48,36 @@ def test_psnr_has_a_peak_of_one() -> None:
 
 
 def test_names_the_place_of_the_largest_error() -> None:
-    parity = measure(Offset(-0.01, (1, 2, 3, 4)))
+    parity = measure(Offset(-0.01, (1, 2, 3, 4)), "int8")
     assert parity.place == "dog, channel 2, row 3, column 4"
 
 
 def test_equal_outputs_have_a_finite_figure() -> None:
     assert measure(Offset(0)).psnr_db == 200
+
+
+LARGEST = {"fp32": 1e-3, "fp16": 0.02, "bf16": 0.1, "int8": 0.3}
+
+
+@pytest.mark.parametrize("precision", LARGEST)
+def test_refuses_one_value_that_no_psnr_sees(precision: str) -> None:
+    batch = Batch(("cat",), np.full((1, 3, 200, 200), 0.5, np.float32))
+
+    def one(error: float) -> Parity:
+        return compare([batch.pictures], Offset(error, (0, 1, 2, 3)), [batch], precision)  # type: ignore[arg-type]
+
+    assert one(0.9 * LARGEST[precision]).lowest_db > LIMITS[precision]
+    with pytest.raises(SlsError, match=r"has an error of .* at cat, channel 1, row 2, column 3"):
+        one(1.1 * LARGEST[precision])
+
+
+def test_the_worst_picture_counts() -> None:
+    batch = Batch(tuple("abcdefghij"), np.full((10, 3, 4, 5), 0.5, np.float32))
+    error = 10 ** (-49 / 20)
+    found = measure_parity([batch.pictures], Offset(error, (6,)), [batch], "fp16")
+    assert (found.lowest_db, found.psnr_db) == (pytest.approx(49, 0.01), pytest.approx(59, 0.01))
+    with pytest.raises(SlsError, match=r"lies 49\.0 dB from PyTorch, less than 50"):
+        compare([batch.pictures], Offset(error, (6,)), [batch], "fp16")
 
 
 LIMITS = {"fp32": 80, "fp16": 50, "bf16": 35, "int8": 30}

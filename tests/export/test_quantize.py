@@ -15,7 +15,7 @@ from sls_deploy.errors import SlsError
 from sls_deploy.export.graph import to_bytes
 from sls_deploy.export.passes.half import Half
 from sls_deploy.export.passes.manager import run_passes
-from sls_deploy.export.passes.quantize import OPSET, Int8Weight, Quantize
+from sls_deploy.export.passes.quantize import OPSET, Int8Weight, Quantize, Slot
 from sls_deploy.runtime.onnxruntime import OnnxRunner
 from sls_deploy.sparsity.legality import is_2_4
 
@@ -63,17 +63,16 @@ def weights(*layers: str, bias: bool = False) -> list[Int8Weight]:
 
 
 STEP = float(half_scale(2.0))
-BOTH = {"left": STEP, "right": STEP}
+BOTH = {("left", 0): STEP, ("right", 0): STEP}
 
 
 def quantize(
     model: ir.Model,
     layers: list[Int8Weight],
-    inputs: dict[str, float],
-    outputs: dict[str, float] | None = None,
+    reads: dict[Slot, float],
 ) -> onnx.ModelProto:
     """The quantised form, checked for order, names and types."""
-    model, _ = run_passes(model, [("int8", Quantize(layers, inputs, outputs or {}))])
+    model, _ = run_passes(model, [("int8", Quantize(layers, reads))])
     proto = ir.to_proto(model)
     onnx.checker.check_model(proto, full_check=True)
     return proto
@@ -113,26 +112,13 @@ def test_layers_that_read_one_tensor_share_a_pair_and_others_read_the_tensor() -
     assert found["add"] == ["e", "b"]
 
 
-def test_what_has_an_output_quantiser_is_read_through_it_by_all() -> None:
-    proto = quantize(network(), weights("right"), BOTH, {"right": STEP, "relu": STEP})
+def test_any_input_may_be_read_in_int8() -> None:
+    proto = quantize(network(), weights("right"), {("right", 0): STEP, ("add", 1): STEP})
     found = readers(proto)
-    assert found["add"] == ["e.DequantizeLinear", "b.DequantizeLinear"]
-    assert found["left"][0] == "b.DequantizeLinear"
-    assert found["e.QuantizeLinear"][0] == "e"
-
-
-def test_a_concat_in_front_of_a_pair_reads_the_tensor() -> None:
-    layers = weights("left", "exit")
-    steps = {**BOTH, "exit": STEP}
-    proto = quantize(network(), layers, steps, {"leaky": STEP})
-    assert readers(proto)["join"] == ["d", "f"]
-    assert readers(proto)["exit"][0] == "g.DequantizeLinear"
-    assert "d.QuantizeLinear" not in readers(proto)
-
-
-def test_a_concat_with_none_behind_reads_through_the_pair() -> None:
-    proto = quantize(network(), weights("left"), BOTH, {"leaky": STEP})
-    assert readers(proto)["join"] == ["d.DequantizeLinear", "f"]
+    assert operators(proto).count("QuantizeLinear") == 1
+    assert found["add"] == ["e", "b.DequantizeLinear"]
+    assert found["right"][0] == "b.DequantizeLinear"
+    assert found["left"][0] == "b"
 
 
 def test_a_bias_is_corrected_where_that_is_asked_for() -> None:
@@ -150,8 +136,8 @@ def test_the_graph_computes_what_the_integers_stand_for() -> None:
     stored = dequantize_weight(layer.integers, layer.scales, 0).astype(np.float32)
     weight.const_value = ir.Tensor(stored, name="left_weight")
     expected = OnnxRunner(to_bytes(floats)).run(PICTURES)
-    fine = {"left": float(half_scale(0.02))}  # clips nearly everything
-    near = {"left": STEP}
+    fine = {("left", 0): float(half_scale(0.02))}  # clips nearly everything
+    near = {("left", 0): STEP}
     error = {}
     for name, steps in (("near", near), ("fine", fine)):
         found = OnnxRunner(quantize(network(), [layer], steps).SerializeToString()).run(PICTURES)
@@ -167,7 +153,7 @@ def test_names_of_nodes_and_tensors_stay() -> None:
 
 def test_half_graphs_get_fp16_steps_and_no_cast_at_the_weights() -> None:
     model = Half("fp16")(network()).model
-    proto = quantize(model, weights("left", "right"), BOTH, {"leaky": STEP})
+    proto = quantize(model, weights("left", "right"), BOTH | {("join", 0): STEP})
     found = initializers(proto)
     kinds = {name: item.dtype for name, item in found.items() if name.endswith(".scale")}
     assert set(kinds.values()) == {np.dtype(np.float16)}
@@ -210,24 +196,23 @@ def test_one_weight_of_two_precisions_is_stored_once() -> None:
 def test_no_layers_change_nothing() -> None:
     model = network()
     before = to_bytes(model)
-    assert not Quantize([], {}, {})(model).modified
+    assert not Quantize([], {})(model).modified
     assert to_bytes(model) == before
 
 
 def test_refuses_what_is_not_there() -> None:
     with pytest.raises(SlsError, match="nowhere: is no operator of the graph"):
-        Quantize(weights("left"), BOTH, {"nowhere": 1.0})(network())
+        Quantize(weights("left"), BOTH | {("nowhere", 0): 1.0})(network())
     (layer,) = weights("left")
     lost = Int8Weight("lost", layer.nodes, 0, layer.integers, layer.scales, None)
     with pytest.raises(SlsError, match="lost: is no weight of the graph"):
-        Quantize([lost], BOTH, {})(network())
+        Quantize([lost], BOTH)(network())
 
 
 def test_tensorrt_builds_it(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     model = Half("fp16")(network()).model
-    outputs = {"leaky": STEP, "right": STEP}
-    proto = quantize(model, weights("left", "right"), BOTH, outputs)
+    proto = quantize(model, weights("left", "right"), BOTH | {("add", 1): STEP})
     path = tmp_path / "model.onnx"
     onnx.save(proto, path)
     request = BuildRequest(

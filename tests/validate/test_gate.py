@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from sls_deploy.config import ValidateConfig
-from sls_deploy.validate.gate import DENSE, SPARSE, headline, judge
+from sls_deploy.validate.gate import DENSE, SPARSE, headline, judge, parity_limit
 from sls_deploy.validate.measure import PictureFigures, StageFigures
 
 LIMITS = ValidateConfig(max_loss_db=0.5, min_parity_fp32_db=80, min_parity_fp16_db=50)
@@ -50,6 +51,9 @@ def test_gain_passes_even_at_no_loss() -> None:
         ("ONNX fp16", 49.9, 50, False),
         ("TensorRT sm86-fp16", 60.0, 50, True),
         ("TensorRT sm86-fp32", 60.0, 80, False),
+        ("TensorRT sm86-fp32-uint8", 58.9, 50, True),
+        ("TensorRT sm86-fp32-uint8", 49.9, 50, False),
+        ("TensorRT sm86-bf16-uint8", 35.1, 35, True),
     ],
 )
 def test_parity_limit_is_that_of_the_precision(
@@ -60,6 +64,13 @@ def test_parity_limit_is_that_of_the_precision(
     assert gate.rule == "parity with PyTorch, dB"
     assert (gate.stage, gate.limit, gate.value, gate.passed) == (name, limit, parity, passed)
     assert gate.culprit == ("" if passed else "a")
+
+
+def test_rounding_to_bytes_is_within_the_limit_of_bytes() -> None:
+    values = np.random.default_rng(0).random(100_000)
+    square = np.mean((np.round(values * 255) / 255 - values) ** 2)
+    assert -10 * np.log10(square) == pytest.approx(58.9, abs=0.05)
+    assert parity_limit("TensorRT sm86-fp32-uint8", LIMITS) < 58.9
 
 
 def test_equal_outputs_pass_without_a_value() -> None:

@@ -11,6 +11,7 @@ from onnxscript.version_converter import ConvertVersionPass
 from sls_deploy.errors import SlsError
 from sls_deploy.export.passes.casts import Caster
 from sls_deploy.export.passes.half_types import FLOAT_SLOTS, HalfPrecision, has_form, needed_opset
+from sls_deploy.export.passes.picture_sizes import picture_sized
 from sls_deploy.export.passes.statistics import root_mean_squares
 
 _FLOAT = ir.DataType.FLOAT
@@ -28,15 +29,21 @@ class Half(ir.passes.InPlacePass):
        to nearest, ties to even.
     3. Any other Cast of picture data to FLOAT becomes a Cast to the half type.
     4. Floats computed from shapes and constants stay fp32, since sizes above 2048 are not exact
-       in fp16; where one meets picture data it goes through a Cast.
+       in fp16. Where one meets picture data it goes through a Cast if it holds nothing but
+       constants, like a mask; if it holds sizes it is of rule 6.
     5. Integers are not touched, nor are the scales and roi of Resize.
     6. Some operators compute in fp32: those to keep; normalisations that are written out, from
-       their squares to the division by a root (`root_mean_squares`); and those without a form in
-       the type (`has_form`). Casts stand around them, one for each value and direction, and none
-       between two of them.
+       their squares to the division by a root (`root_mean_squares`); those whose numbers grow with
+       the picture, and what computes the grid of a GridSample (`picture_sized`); and those without
+       a form in the type (`has_form`). Casts stand around them, one for each value and direction,
+       and none between two of them.
     7. A graph whose operators may be bf16 only in a later opset is raised to opset 22. Measured: at
        opset 18 ONNX's checker refuses a bf16 Conv and TensorRT for RTX 1.7 builds it; at 22 both
-       take it. NVIDIA documents opset 25 as the last that TensorRT 11 reads.
+       take it. No other TensorRT was tried with it. What is written: the parser of TensorRT 10.6
+       took over ONNX 1.17, whose opset is 22 (onnx-tensorrt, docs/Changelog.md); the lists of
+       operators end at opset 20 for 10.0 and at 24 for 10.15 (docs/operators.md there); NVIDIA
+       names 25 for TensorRT 11. So 10.15 is the first that bf16 files may count on, 10.6 the first
+       that may read them, and fp16 files do not ask for more than opset 18.
 
     Requires: one float32 input 'input' and output 'output', typed values, constants as
     initialisers, no subgraphs.
@@ -161,7 +168,7 @@ def _full_nodes(graph: ir.Graph, data: set[ir.Value], precision: HalfPrecision) 
     computing = _computing(graph, data)
     opset = needed_opset(computing, precision, graph.opset_imports[""])
     formless = {node for node in computing if not has_form(node, precision, opset)}
-    return root_mean_squares(graph, data) | formless
+    return root_mean_squares(graph, data) | picture_sized(graph, data) | formless
 
 
 def _halve_inputs(node: ir.Node, cast: Caster) -> bool:

@@ -87,24 +87,24 @@ class Quantize(ir.passes.InPlacePass):
 
     def __init__(self, weights: Sequence[Int8Weight], reads: Mapping[Slot, float]) -> None:
         super().__init__()
-        self._weights, self._reads = weights, reads
+        self.weights, self.reads = tuple(weights), reads
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Quantise in place."""
-        if not self._weights:
+        if not self.weights:
             return ir.passes.PassResult(model, modified=False)
         if model.graph.opset_imports[""] < OPSET:
             ConvertVersionPass(OPSET)(model)
         graph = model.graph
         nodes = {node.name: node for node in graph}
-        asked = {name for name, _ in self._reads}
-        asked.update(name for weight in self._weights for name in weight.nodes)
+        asked = {name for name, _ in self.reads}
+        asked.update(name for weight in self.weights for name in weight.nodes)
         if lost := sorted(asked - nodes.keys()):
             raise SlsError("is no operator of the graph, to quantise", lost[0])
-        for weight in self._weights:
+        for weight in self.weights:
             _replace_weight(graph, weight, [nodes[name] for name in weight.nodes])
         pairs = _Pairs(graph)
-        for (name, index), step in self._reads.items():
+        for (name, index), step in self.reads.items():
             value = nodes[name].inputs[index]
             assert value is not None  # noqa: S101 - only what is there has a range
             nodes[name].replace_input_with(index, pairs.of(value, step))

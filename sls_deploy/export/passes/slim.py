@@ -32,7 +32,12 @@ class Slim(ir.passes.FunctionalPass):
     and writes the open sizes of the output over static ones: here a value keeps the shape that it
     had, unless the new one is all numbers.
 
-    Requires: an fp32 graph with types on its values and no subgraphs.
+    A half or int8 graph may be slimmed too, which is needed where a size was fixed: Casts of the
+    picture and pairs of QuantizeLinear and DequantizeLinear stay, and so do int8 weights. It does
+    not fold arithmetic that ends in a constant of bf16, which ONNX Runtime cannot hand over; then
+    arithmetic of shapes may be left.
+
+    Requires: types on all values and no subgraphs.
     Ensures: the same outputs; no operator more than before; initialisers that convolutions and
     matrix products use keep their names and values; the same bytes for the same graph.
 

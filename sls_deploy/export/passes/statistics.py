@@ -27,23 +27,33 @@ def root_mean_squares(graph: ir.Graph, data: Collection[ir.Value]) -> set[ir.Nod
     """
     found: set[ir.Node] = set()
     for node in graph:
-        if _is_square(node, data):
+        if is_square(node, data):
             chain: set[ir.Node] = set()
             if _collect(node, chain, data, rooted=node.op_type in _ROOTED):
                 found |= chain
     return found
 
 
-def _is_square(node: ir.Node, data: Collection[ir.Value]) -> bool:
+def is_square(node: ir.Node, data: Collection[ir.Value]) -> bool:
+    """Whether an operator gives squares of picture data, or their sums or roots."""
     first = node.inputs[0] if node.inputs else None
     if first not in data:
         return False
     if node.op_type == "Mul":
         return node.inputs[1] is first
     if node.op_type == "Pow":
-        exponent = node.inputs[1].const_value if node.inputs[1] is not None else None
-        return exponent is not None and exponent.size == 1 and float(exponent.numpy().item()) == 2
+        return _exponent(node) == 2
     return node.op_type in ("ReduceL2", "ReduceSumSquare")
+
+
+def _is_root(node: ir.Node) -> bool:
+    return node.op_type == "Sqrt" or (node.op_type == "Pow" and _exponent(node) == 0.5)
+
+
+def _exponent(node: ir.Node) -> float | None:
+    """The one constant exponent of a Pow."""
+    exponent = node.inputs[1].const_value if node.inputs[1] is not None else None
+    return float(exponent.numpy().item()) if exponent is not None and exponent.size == 1 else None
 
 
 def _collect(
@@ -58,7 +68,7 @@ def _collect(
         alone = all(value is node.outputs[0] or value not in data for value in user.inputs)
         if rooted and user.op_type in ("Div", "Mul") and not alone:
             chain.add(user)  # the division of the features
-        elif user.op_type in ("Sqrt", "Reciprocal") and (rooted or user.op_type == "Sqrt"):
+        elif _is_root(user) or (rooted and user.op_type == "Reciprocal"):
             if not _collect(user, chain, data, rooted=True):
                 return False
         elif not (alone and user.op_type in _SUMMED and _collect(user, chain, data, rooted=rooted)):
