@@ -36,6 +36,6 @@ def config(dense: Path, photos: Path) -> Config:
         model=ModelConfig(weights=dense),
         data=DataConfig(photos=photos, held_out=2),
         search=SearchConfig(
-            method="sls", pattern="n:16", budgets=(0.4,), steps=12, batch=2, patch=12
+            method="sls", pattern="n:16", budgets=(0.4,), steps=12, batch=2, patch=12, permute=False
         ),
     )

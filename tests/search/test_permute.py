@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from sls_deploy.config import Config, DataConfig, SearchConfig
+from sls_deploy.files import hash_file
 from sls_deploy.models.architecture import Description
 from sls_deploy.models.model import RestorationModel, build_model
+from sls_deploy.progress import Progress
 from sls_deploy.search.layers import find_layers
 from sls_deploy.search.permute import Permutation, measure_importance, permute
 from sls_deploy.search.reorder import computes_the_same
@@ -132,3 +134,22 @@ def test_search_can_leave_the_order_alone(dense: Path, photos: Path, tmp_path: P
         }
     )
     assert search_budgets(config, tmp_path / "run").budgets[0].permutation is None
+
+
+def test_interrupted_search_goes_on_in_the_same_order(config: Config, tmp_path: Path) -> None:
+    search = config.search.model_copy(update={"permute": True, "crops": 8})
+    config = config.model_copy(update={"search": search})
+    search_budgets(config, tmp_path / "whole")
+    tasks: list[str] = []
+
+    def stop(progress: Progress) -> None:
+        if progress.task.startswith("search") and progress.done == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search_budgets(config, tmp_path / "cut", stop)
+    search_budgets(config, tmp_path / "cut", lambda progress: tasks.append(progress.task))
+    assert "permute channels" not in tasks
+    for name in ("weights.safetensors", "ratios.json"):
+        whole, cut = (tmp_path / run / "search/b0.40" / name for run in ("whole", "cut"))
+        assert hash_file(whole) == hash_file(cut)
