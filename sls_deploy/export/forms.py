@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -25,7 +25,6 @@ from sls_deploy.export.passes.slim import Slim
 from sls_deploy.export.passes.static_shape import StaticShape
 from sls_deploy.progress import Report
 from sls_deploy.runtime.onnxruntime import OnnxRunner
-from sls_deploy.runtime.runner import Pictures
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,6 @@ class Forms:
     Args:
         graph: the slimmed fp32 graph, with open sizes.
         crops: gives the pictures to decide on.
-        samples: further inputs to measure ranges on.
         options: limits and ranges.
         report: told before every measurement.
     """
@@ -55,11 +53,10 @@ class Forms:
         self,
         graph: ir.Model,
         crops: Callable[[], Crops],
-        samples: Sequence[Pictures],
         options: ExportConfig,
         report: Report,
     ) -> None:
-        self._graph, self._cut, self._samples = graph, crops, samples
+        self._graph, self._cut = graph, crops
         self._options, self._report = options, report
         self._halves: dict[HalfPrecision, HalfChoice] = {}
 
@@ -145,4 +142,4 @@ class Forms:
 
     @cached_property
     def _peaks(self) -> list[Peak]:
-        return measure_peaks(to_bytes(self._graph), [*self._crops.inputs, *self._samples])
+        return measure_peaks(to_bytes(self._graph), self._crops.inputs)

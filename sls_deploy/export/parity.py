@@ -17,7 +17,6 @@ from sls_deploy.errors import SlsError
 from sls_deploy.models.architecture import Description
 from sls_deploy.runtime.padding import reflect
 from sls_deploy.runtime.runner import Pictures, Runner
-from sls_deploy.sizes import padded_side
 
 MIN_PARITY_DB: Mapping[Precision, float] = {
     precision: ValidateConfig().min_parity_db(precision) for precision in get_args(Precision)
@@ -57,9 +56,6 @@ picture and three."""
 
 _ONE_LEVEL = 1.5 / 255
 """Between one level of 8 bits and two."""
-
-_MEASURED = (64, 64)
-"""Height and width of the crops that activations are measured on."""
 
 
 @dataclass(frozen=True)
@@ -111,20 +107,6 @@ def comparison_batches(
         # At large scales small photographs give less.
         height, width = (min(item.shape[axis] for item in inputs) for axis in (1, 2))
         batches.append(Batch(names, np.stack([item[:, :height, :width] for item in inputs])))
-    return batches
-
-
-def measuring_batches(about: Description) -> list[Batch]:
-    """One real input from each sample photograph, to measure activations on.
-
-    Sides are padded to what the network takes.
-    """
-    least, multiple = about.least_side, about.multiple
-    batches = []
-    for name, photo in sample_photos().items():
-        picture = _input(photo, about, _MEASURED)[None]
-        height, width = (padded_side(side, least, multiple) for side in picture.shape[2:])
-        batches.append(Batch((name,), reflect(picture, height, width)))
     return batches
 
 

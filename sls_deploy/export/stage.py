@@ -20,7 +20,7 @@ from sls_deploy.export.files import Files, padded
 from sls_deploy.export.fold_norms import fold_norms
 from sls_deploy.export.forms import Forms
 from sls_deploy.export.graph import to_onnx
-from sls_deploy.export.parity import comparison_batches, measuring_batches
+from sls_deploy.export.parity import comparison_batches
 from sls_deploy.export.passes.manager import run_passes
 from sls_deploy.export.passes.slim import Slim
 from sls_deploy.export.proof import check_folded
@@ -155,7 +155,6 @@ class _Task:
             lambda: calibration_crops(
                 self.config.data, options.calibration, about, options.calibration_crops
             ),
-            [batch.pictures for batch in measuring_batches(about)],
             options,
             self.report,
         )

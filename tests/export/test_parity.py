@@ -10,7 +10,6 @@ from sls_deploy.export.parity import (
     compare,
     compare_bytes,
     comparison_batches,
-    measuring_batches,
 )
 from sls_deploy.export.parity import measure as measure_parity
 from sls_deploy.models.architecture import Description
@@ -135,16 +134,6 @@ def test_frames_move_by_a_pixel() -> None:
     before, now, after = np.split(first.pictures, 3, axis=1)
     assert np.array_equal(before[..., 1:], now[..., :-1])
     assert np.array_equal(now[..., 1:], after[..., :-1])
-
-
-def test_measures_on_every_sample_even_at_a_large_scale() -> None:
-    assert len(measuring_batches(about(2))) == 10
-    assert all(min(batch.pictures.shape[2:]) >= 32 for batch in measuring_batches(about(8)))
-
-
-def test_measures_on_sides_that_the_network_takes() -> None:
-    batches = measuring_batches(about(8, least_side=72, multiple=24, frames=3))
-    assert {batch.pictures.shape for batch in batches} == {(1, 9, 72, 72)}
 
 
 def test_one_fixed_size_gives_pictures_of_it() -> None:

@@ -53,7 +53,7 @@ def forms() -> Forms:
     about = folded("window_attention").description
     options = ExportConfig(static_shape=STATIC, half_loss_db=1e-9, int8_loss_db=100)
     crops = partial(calibration_crops, DataConfig(), None, about, 2)
-    return Forms(Slim()(exported("window_attention")).model, crops, [], options, silent)
+    return Forms(Slim()(exported("window_attention")).model, crops, options, silent)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
