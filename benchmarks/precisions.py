@@ -216,12 +216,13 @@ def accuracy(network: Network) -> dict[str, Any]:
 def _precisions(network: Network, model: RestorationModel) -> dict[str, Any]:
     about = model.description
     graph, _ = run_passes(to_onnx(fold_norms(model).model), [("slim", Slim())])
+    count = ExportConfig().calibration_crops
+    crops = calibration_crops(network.config.data, None, about, count)
     runners, kept = [], []
     variants = ENTRIES[network.name].variants
     for precision, settings in map(VARIANTS.__getitem__, variants):
         options = ExportConfig(**settings)
-        crops = calibration_crops(network.config.data, None, about, options.calibration_crops)
-        form = Forms(graph, lambda crops=crops: crops, options, silent).of(precision)
+        form = Forms(graph, lambda: crops, options, silent).of(precision)
         content = to_bytes(run_passes(graph.clone(), form.passes)[0])
         half = precision in ("fp16", "bf16")
         runners.append(padded(OnnxRunner(rounded(content) if half else content), about))
@@ -266,7 +267,7 @@ def run(
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} used"
     for name in only.split(","):
         entry = ENTRIES[name]
-        flags = {
+        flags: dict[str, dict[str, Any]] = {
             "model": {"weights": weights / entry.weights if entry.weights else DEMO_WEIGHTS},
             "data": {"photos": photos},
             "search": {"method": "reconstruct", "budgets": (BUDGET,)},
