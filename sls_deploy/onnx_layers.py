@@ -16,7 +16,7 @@ from sls_deploy.onnx_constants import Constants, StoredWeight, Unfollowed
 from sls_deploy.onnx_weights import AGAIN, graphs, shown, subgraphs
 
 _PRODUCTS = ("Gemm", "MatMul")
-_WEIGHTED = ("Conv", "ConvTranspose", *_PRODUCTS)
+WEIGHTED = ("Conv", "ConvTranspose", *_PRODUCTS)
 """Operators with a weight: the second input, of products also the first."""
 
 
@@ -81,7 +81,7 @@ def weight_uses(model: onnx.ModelProto) -> Iterator[WeightUse]:
 
 def _place(node: onnx.NodeProto, constants: Constants) -> int | None:
     """Which input is the weight; None if there is none."""
-    if node.op_type not in _WEIGHTED or len(node.input) < 2:
+    if node.op_type not in WEIGHTED or len(node.input) < 2:
         return None
     if node.op_type not in _PRODUCTS:
         return 1
@@ -103,7 +103,7 @@ def _inside(node: onnx.NodeProto, constants: Constants) -> Iterator[WeightUse]:
     for part in parts:
         for number, item in enumerate(part.node):
             fixed = any(name in own or name in constants for name in item.input[:2])
-            if item.op_type in _WEIGHTED and (fixed or item.op_type not in _PRODUCTS):
+            if item.op_type in WEIGHTED and (fixed or item.op_type not in _PRODUCTS):
                 name = item.name or f"{node.name or node.op_type}: {item.op_type} {number}"
                 yield _unfollowed(name, item.op_type, 1, reason)
 

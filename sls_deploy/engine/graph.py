@@ -1,17 +1,16 @@
-"""The graph to build, and the input sizes to build it for."""
+"""The input sizes to build a graph for."""
 
 from __future__ import annotations
 
 import json
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import onnx
 
 from sls_deploy.config import BuildConfig
 from sls_deploy.errors import SlsError
-from sls_deploy.onnx_file import facts, read_model
+from sls_deploy.onnx_file import facts
 from sls_deploy.sizes import padded_side
 
 COLOURS = 3
@@ -20,15 +19,6 @@ _CHANNEL_AXIS = 1
 _NHWC, _NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 """Axes of the other form, in order."""
 _EXPORT_AGAIN = "`sls-deploy export` writes it anew."
-
-
-def read_graph(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file with its weights.
-
-    Raises:
-        SlsError: whatever `read_model` refuses.
-    """
-    return read_model(path)
 
 
 def fit_shapes(model: onnx.ModelProto, options: BuildConfig) -> BuildConfig:

@@ -13,12 +13,13 @@ from sls_deploy.config import Architecture, BuildConfig, Precision
 from sls_deploy.engine.backend import Backend
 from sls_deploy.engine.backends import choose_backend
 from sls_deploy.engine.evidence import gather_evidence
-from sls_deploy.engine.graph import check_shapes, fit_shapes, laid_out, read_graph
+from sls_deploy.engine.graph import check_shapes, fit_shapes, laid_out
 from sls_deploy.engine.manifest import EngineManifest, read_manifest, write_manifest
 from sls_deploy.engine.process import run_worker
 from sls_deploy.engine.request import BuildRequest
 from sls_deploy.errors import SlsError
 from sls_deploy.files import atomic, hash_file
+from sls_deploy.onnx_file import read_model
 from sls_deploy.progress import Progress, Report, silent
 from sls_deploy.run import Run, budget_name
 
@@ -108,7 +109,7 @@ def _stage(run: Run, job: _Job, options: BuildConfig) -> EngineResult:
 
 def _build(job: _Job, options: BuildConfig, path: Path) -> Iterable[Path]:
     where = str(job.onnx)
-    model = read_graph(job.onnx)
+    model = read_model(job.onnx)
     options = fit_shapes(model, options)
     input_name = check_shapes(model, options, where)
     start = time.monotonic()

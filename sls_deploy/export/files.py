@@ -48,6 +48,8 @@ class Files:
     """Inputs to compare on."""
     reference: Sequence[Pictures]
     """PyTorch's output for each."""
+    in_bytes: bool
+    """Write beside each file one from bytes to bytes."""
     paranoid: bool
     """Compare after every pass too."""
 
@@ -77,27 +79,30 @@ class Files:
         made, changes = run_passes(graph.clone(), passes, check if self.paranoid else None)
         path = held.enter_context(atomic(self.folder / f"model.{precision}.onnx"))
         layers = self._prove(path, made, form)
-        return {
+        content = path.read_bytes()
+        entry = {
             **self._entry(f"model.{precision}.onnx", path),
             "opset": made.opset_imports[""],
-            **self._parities(path.read_bytes(), precision),
+            **self._parities(content, precision),
             **form.evidence,
             "passes": [asdict(change) for change in changes],
             "layers": [asdict(layer) for layer in layers],
         }
+        if self.in_bytes:
+            entry["uint8"] = self._write_in_bytes(held, made, content, precision, form)
+        return entry
 
-    def write_bytes_form(
-        self, held: ExitStack, graph: ir.Model, precision: Precision, form: Form
+    def _write_in_bytes(
+        self, held: ExitStack, floats: ir.Model, content: bytes, precision: Precision, form: Form
     ) -> dict[str, Any]:
-        """Write the same from bytes to bytes (`Uint8Pictures`), and compare it with that file."""
+        """Make a graph of floats one from bytes to bytes, and compare it with its file."""
         facts = Metadata({**self.facts, "precision": precision, "io": "uint8"})
-        passes = (*form.passes, ("uint8", Uint8Pictures()), ("metadata", facts))
-        made, _ = run_passes(graph.clone(), passes)
-        floats, _ = run_passes(graph.clone(), form.passes)
+        passes = (("uint8", Uint8Pictures()), ("metadata", facts))
+        made, _ = run_passes(floats, passes)
         name = f"model.{precision}.uint8.onnx"
         path = held.enter_context(atomic(self.folder / name))
         self._prove(path, made, form)
-        runner = self._runner(to_bytes(floats), precision)
+        runner = self._runner(content, precision)
         expected = [runner.run(batch.pictures) for batch in self.batches]
         bytes_runner = self._runner(path.read_bytes(), precision)
         levels = compare_bytes(expected, bytes_runner, self.batches, precision)
@@ -113,7 +118,7 @@ class Files:
     def _parities(self, content: bytes, precision: Precision) -> dict[str, Any]:
         """Parity as ONNX Runtime computes it and, for fp16, with every activation rounded."""
         try:
-            found = {"parity": asdict(self._compared(runnable(content, precision), precision))}
+            found = {"parity": asdict(self._compared(content, precision))}
             if precision == "fp16":
                 found["parity_rounded"] = asdict(self._compared(rounded(content), precision))
         except SlsError as error:
@@ -129,7 +134,7 @@ class Files:
             return ""
 
     def _compared(self, content: bytes, precision: Precision) -> Parity:
-        return compare(self.reference, self._runner(content, "fp32"), self.batches, precision)
+        return compare(self.reference, self._runner(content, precision), self.batches, precision)
 
     def _measured(self, content: bytes, precision: Precision) -> Parity:
         return measure(self.reference, self._runner(content, precision), self.batches, precision)

@@ -14,13 +14,12 @@ from sls_deploy.calibration.ranges import Peak
 from sls_deploy.errors import SlsError
 from sls_deploy.export.passes.half import stays_fp32
 from sls_deploy.export.passes.half_types import FLOAT_SLOTS, LARGEST, HalfPrecision
+from sls_deploy.onnx_layers import WEIGHTED
 from sls_deploy.progress import Report, silent
 
 MARGIN = 2.0
 """How far below the type's largest number activations must stay on calibration pictures: others
 may drive them further. Constants need no margin."""
-
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def _layers(graph: ir.Graph, full: Collection[str]) -> dict[str, list[str]]:
     members: list[list[str]] = []
     for node in graph:
         sources = [value.producer() for value in node.inputs if value is not None]
-        weight = node.inputs[1] if node.op_type in _LAYERS else None
+        weight = node.inputs[1] if node.op_type in WEIGHTED else None
         if (weight is not None and weight.const_value is not None) or not names:
             place[node] = len(names)
             names.append(node.name or "")

@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from sls_deploy.export.passes.quantize import Slot
+from sls_deploy.onnx_layers import WEIGHTED
 
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _PASSED = ("Relu", "LeakyRelu", "PRelu", "Clip", "Concat", "MaxPool")
 """Activations that TensorRT computes in the kernel in front of them, and what it moves the pair
 behind to the front of (seen of Concat in NVIDIA/TensorRT 2597)."""
@@ -138,7 +138,7 @@ def own_bias(layer: WeightedLayer) -> ir.Value | None:
 
 def _weight(node: ir.Node) -> str | None:
     """Name of the constant weight of a layer whose input is computed."""
-    if node.op_type not in _WEIGHTED:
+    if node.op_type not in WEIGHTED:
         return None
     data, weight = node.inputs[:2]
     if data is None or data.is_initializer() or weight is None or weight.const_value is None:

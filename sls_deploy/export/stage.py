@@ -148,6 +148,7 @@ class _Task:
             facts=_facts(model, ratios, options),
             batches=batches,
             reference=[torch_runner.run(batch.pictures) for batch in batches],
+            in_bytes=options.io == "uint8",
             paranoid=paranoid,
         )
         forms = Forms(
@@ -165,10 +166,6 @@ class _Task:
                 self._step()
                 form = forms.of(precision)
                 entries[precision] = files.write(held, graph, precision, form)
-                if options.io == "uint8":
-                    entries[precision]["uint8"] = files.write_bytes_form(
-                        held, graph, precision, form
-                    )
             proof = {
                 "level": "L0",
                 **{key: ratios[key] for key in ("budget", "pattern", "cost", "network_cost")},

@@ -10,8 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sls_deploy.config import BuildConfig
-from sls_deploy.engine.graph import check_shapes, fit_shapes, read_graph
+from sls_deploy.engine.graph import check_shapes, fit_shapes
 from sls_deploy.errors import SlsError
+from sls_deploy.onnx_file import read_model
 
 Maker = Callable[..., onnx.ModelProto]
 Options = Callable[..., BuildConfig]
@@ -52,11 +53,11 @@ def test_a_tampered_graph_is_not_built(
     path = tmp_path / "here" / "model.onnx"
     path.parent.mkdir()
     model = make_network(path, "fp32")
-    assert read_graph(path) == model
+    assert read_model(path) == model
     damage(model, path.parent, kind)
     path.write_bytes(model.SerializeToString())
     with pytest.raises(SlsError, match=expected) as caught:
-        read_graph(path)
+        read_model(path)
     assert "\n" not in str(caught.value)
 
 

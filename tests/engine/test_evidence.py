@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from sls_deploy.engine.evidence import find_weight, gather_evidence, read_sparsity_log
-from sls_deploy.engine.graph import read_graph
 from sls_deploy.engine.stage import EngineResult
+from sls_deploy.onnx_file import read_model
 from sls_deploy.run import Run
 
 Built = tuple[Run, dict[str, EngineResult]]
@@ -22,7 +22,7 @@ Maker = Callable[..., onnx.ModelProto]
 def source(built: Built, precision: str) -> tuple[onnx.ModelProto, bytes]:
     run, results = built
     graph = run.folder("export", 0.5) / f"model.{precision}.onnx"
-    return read_graph(graph), results[precision].plan.read_bytes()
+    return read_model(graph), results[precision].plan.read_bytes()
 
 
 def stored(weight: NDArray[Any], multiple: int = 2) -> bytes:

@@ -9,12 +9,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from sls_deploy.engine.process import run_worker
-from sls_deploy.engine.request import BuildRequest
 from sls_deploy.export.graph import to_bytes
 from sls_deploy.export.passes.half import Half
 from sls_deploy.export.passes.half_types import HalfPrecision
 from sls_deploy.runtime.onnxruntime import OnnxRunner
+from tests.export.engines import built
 
 HALF, FLOAT = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
 BFLOAT = onnx.TensorProto.BFLOAT16
@@ -56,13 +55,9 @@ def run(model: ir.Model | onnx.ModelProto) -> np.ndarray:
 
 def build(proto: onnx.ModelProto, folder: Path, least: int = 32, most: int = 32) -> Path:
     """Build an engine with TensorRT for RTX, which takes fp32; return its plan."""
-    path, plan = folder / "model.onnx", folder / "engine.plan"
-    path.write_bytes(proto.SerializeToString())
+    plan = folder / "engine.plan"
     small, large = ((1, 3, side, side) for side in (least, most))
-    request = BuildRequest(
-        "tensorrt_rtx", "sm86", str(path), str(plan), "", "input", small, small, large
-    )
-    answer = run_worker(request, 120)
+    answer = built(proto.SerializeToString(), plan, small, small, large)
     assert answer.outputs[0].dtype == "FLOAT"
     return plan
 

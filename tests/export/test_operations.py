@@ -13,8 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-from sls_deploy.engine.process import run_worker
-from sls_deploy.engine.request import BuildRequest
 from sls_deploy.errors import SlsError
 from sls_deploy.export.graph import to_bytes, to_onnx
 from sls_deploy.export.parity import Batch, Parity, compare, comparison_batches
@@ -27,6 +25,7 @@ from sls_deploy.runtime.onnxruntime import OnnxRunner
 from sls_deploy.runtime.padding import Padded
 from sls_deploy.runtime.pytorch import TorchRunner
 from sls_deploy.runtime.runner import Pictures, Runner
+from tests.export.engines import built
 from tests.export.exported_graphs import exported, folded
 from tests.zoo import ZOO, zoo_model
 
@@ -125,21 +124,9 @@ def test_every_layer_is_proved(case: Case, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", HARDEST)
 def test_becomes_an_engine(name: str, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
-    path = tmp_path / "model.onnx"
-    path.write_bytes(to_bytes(make(name).fp16))
     channels = 3 * make(name).model.description.frames
-    request = BuildRequest(
-        backend="tensorrt_rtx",
-        architecture="sm86",
-        onnx=str(path),
-        plan=str(tmp_path / "model.plan"),
-        answer="",
-        input_name="input",
-        min_shape=(1, channels, 16, 16),
-        opt_shape=(1, channels, 32, 48),
-        max_shape=(2, channels, 64, 64),
-    )
-    answer = run_worker(request, 120)
+    shapes = ((1, channels, 16, 16), (1, channels, 32, 48), (2, channels, 64, 64))
+    answer = built(to_bytes(make(name).fp16), tmp_path / "model.plan", *shapes)
     assert answer.inputs[0].shape == (-1, channels, -1, -1)
     assert answer.outputs[0].shape == (-1, 3, -1, -1)
 

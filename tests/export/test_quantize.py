@@ -9,8 +9,6 @@ import pytest
 from onnx import numpy_helper
 
 from sls_deploy.calibration.int8 import dequantize_weight, half_scale, quantize_weight
-from sls_deploy.engine.process import run_worker
-from sls_deploy.engine.request import BuildRequest
 from sls_deploy.errors import SlsError
 from sls_deploy.export.graph import to_bytes
 from sls_deploy.export.passes.half import Half
@@ -18,6 +16,7 @@ from sls_deploy.export.passes.manager import run_passes
 from sls_deploy.export.passes.quantize import OPSET, Int8Weight, Quantize, Slot
 from sls_deploy.runtime.onnxruntime import OnnxRunner
 from sls_deploy.sparsity.legality import is_2_4
+from tests.export.engines import built
 
 PICTURES = np.random.default_rng(0).random((2, 3, 9, 8), dtype=np.float32)
 SHAPES = {"entry": (16, 3), "left": (16, 16), "right": (16, 16), "exit": (3, 32)}
@@ -213,19 +212,7 @@ def test_tensorrt_builds_it(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     model = Half("fp16")(network()).model
     proto = quantize(model, weights("left", "right"), BOTH | {("add", 1): STEP})
-    path = tmp_path / "model.onnx"
-    onnx.save(proto, path)
-    request = BuildRequest(
-        backend="tensorrt_rtx",
-        architecture="sm86",
-        onnx=str(path),
-        plan=str(tmp_path / "engine.plan"),
-        answer="",
-        input_name="input",
-        min_shape=(1, 3, 16, 16),
-        opt_shape=(1, 3, 32, 32),
-        max_shape=(2, 3, 64, 64),
-    )
-    answer = run_worker(request, 120)
+    shapes = ((1, 3, 16, 16), (1, 3, 32, 32), (2, 3, 64, 64))
+    answer = built(proto.SerializeToString(), tmp_path / "engine.plan", *shapes)
     assert not answer.error
     assert (tmp_path / "engine.plan").stat().st_size > 0

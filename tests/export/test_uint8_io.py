@@ -11,8 +11,6 @@ import pytest
 from numpy.typing import NDArray
 
 from sls_deploy.data.samples import sample_photos
-from sls_deploy.engine.process import run_worker
-from sls_deploy.engine.request import BuildRequest
 from sls_deploy.export.graph import to_bytes
 from sls_deploy.export.passes.half import Half
 from sls_deploy.export.passes.half_types import HalfPrecision
@@ -20,6 +18,7 @@ from sls_deploy.export.passes.rounding import RoundedFloat32
 from sls_deploy.export.passes.uint8_io import Uint8Pictures
 from sls_deploy.runtime.onnxruntime import OnnxRunner
 from sls_deploy.validate.metrics import to_uint8
+from tests.export.engines import built
 from tests.export.exported_graphs import exported
 
 Bytes = NDArray[np.uint8]
@@ -170,11 +169,7 @@ def test_the_ends_of_half_graphs_stay_exact(precision: HalfPrecision) -> None:
 
 def test_tensorrt_builds_it(tmp_path: Path) -> None:
     model = convert(Half("bf16")(exported("rlfn")).model)
-    path, plan = tmp_path / "model.onnx", tmp_path / "engine.plan"
-    path.write_bytes(to_bytes(model))
     shapes = ((1, 16, 16, 3), (1, 32, 32, 3), (2, 64, 64, 3))
-    answer = run_worker(
-        BuildRequest("tensorrt_rtx", "sm86", str(path), str(plan), "", "input", *shapes), 120
-    )
+    answer = built(to_bytes(model), tmp_path / "engine.plan", *shapes)
     assert (answer.inputs[0].dtype, answer.outputs[0].dtype) == ("UINT8", "UINT8")
     assert answer.outputs[0].shape == (-1, -1, -1, 3)

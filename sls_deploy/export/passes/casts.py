@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from sls_deploy.errors import SlsError
 from sls_deploy.export.passes.half_types import LARGEST, TYPES, HalfPrecision
+from sls_deploy.export.passes.values import add_constant
 
 
 class Caster:
@@ -61,12 +62,7 @@ class Caster:
             what = f"holds {largest:g}, beyond the {limit:g} of {self._precision}"
             raise SlsError(what, value.name or "", "Export it in fp32 only: --precision fp32.")
         name = f"{value.name}.{self.half.name.lower()}"
-        tensor = ir.Tensor(array.astype(self.half.numpy()), name=name)
-        half = ir.Value(
-            name=name, shape=tensor.shape, type=ir.TensorType(self.half), const_value=tensor
-        )
-        self._graph.register_initializer(half)
-        return half
+        return add_constant(self._graph, name, array.astype(self.half.numpy()))
 
     def _cast(self, value: ir.Value) -> ir.Value:
         node = self._node(value, self.half)

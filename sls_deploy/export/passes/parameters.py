@@ -9,6 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from sls_deploy.export.passes.values import add_constant
+
 _SLOTS = ((1, "weight"), (2, "bias"))
 
 
@@ -43,12 +45,7 @@ class OwnParameters(ir.passes.InPlacePass):
                     continue
                 if np.array_equal(value.const_value.numpy(), own):
                     if name not in initializers:
-                        tensor = ir.Tensor(own.copy(), name=name)
-                        model.graph.register_initializer(
-                            ir.Value(
-                                name=name, shape=value.shape, type=value.type, const_value=tensor
-                            )
-                        )
+                        add_constant(model.graph, name, own.copy())
                     node.replace_input_with(index, initializers[name])
                     modified = True
         return ir.passes.PassResult(model, modified=modified)

@@ -9,10 +9,10 @@ import onnx_ir as ir
 
 from sls_deploy.export.passes.half_types import FLOAT_SLOTS
 from sls_deploy.export.passes.statistics import is_square
+from sls_deploy.onnx_layers import WEIGHTED
 
 _SUMS = ("ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")
 _MEAN, _POOL = "ReduceMean", "GlobalAveragePool"
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _GRID = 1
 """The slot of GridSample that takes coordinates."""
 _PICTURE_AXES, _FIRST_SIDE = 4, 2
@@ -196,6 +196,6 @@ def _grid_makers(node: ir.Node, data: Collection[ir.Value]) -> set[ir.Node]:
         if source is None or source in found:
             continue
         found.add(source)
-        if source.op_type not in _LAYERS:
+        if source.op_type not in WEIGHTED:
             wanted.extend(source.inputs)
     return found

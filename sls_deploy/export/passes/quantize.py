@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from onnxscript.version_converter import ConvertVersionPass
 
 from sls_deploy.errors import SlsError
+from sls_deploy.export.passes.values import add_constant, constant, typed_node
 
 OPSET = 19
 """The first opset whose QuantizeLinear takes fp16 (ONNX, docs/Changelog.md)."""
@@ -115,7 +115,7 @@ def _replace_weight(graph: ir.Graph, weight: Int8Weight, readers: Collection[ir.
     """Rules 1 and 3."""
     if weight.weight not in graph.initializers:
         raise SlsError("is no weight of the graph, to quantise", weight.weight)
-    integers = _value(weight.weight, weight.integers)
+    integers = constant(weight.weight, weight.integers)
     floats: dict[ir.DataType, ir.Value] = {}  # an operator kept in fp32 reads a weight of its own
     for node in readers:
         old = node.inputs[1]
@@ -137,10 +137,13 @@ def _replace_weight(graph: ir.Graph, weight: Int8Weight, readers: Collection[ir.
 def _dequantized_weight(
     graph: ir.Graph, integers: ir.Value, weight: Int8Weight, dtype: ir.DataType, suffix: str
 ) -> ir.Value:
-    steps = _constant(graph, f"{weight.weight}.scale{suffix}", weight.scales.astype(dtype.numpy()))
+    steps = add_constant(
+        graph, f"{weight.weight}.scale{suffix}", weight.scales.astype(dtype.numpy())
+    )
     name = f"{weight.weight}.DequantizeLinear{suffix}"
     attributes = {"axis": weight.axis}
-    node = _node("DequantizeLinear", [integers, steps], name, dtype, attributes)
+    shape = integers.shape
+    node = typed_node("DequantizeLinear", [integers, steps], name, dtype, shape, attributes)
     graph.insert_before(graph[0], node)
     return node.outputs[0]
 
@@ -162,43 +165,19 @@ class _Pairs:
     def _make(self, value: ir.Value, scale: float) -> ir.Value:
         dtype = _float_type(value)
         if self._zero is None:
-            self._zero = _constant(self._graph, _ZERO, np.array(0, np.int8))
+            self._zero = add_constant(self._graph, _ZERO, np.array(0, np.int8))
         quantize, dequantize = (f"{value.name}.{kind}Linear" for kind in ("Quantize", "Dequantize"))
-        step = _constant(self._graph, f"{quantize}.scale", np.array(scale, dtype.numpy()))
-        down = _node("QuantizeLinear", [value, step, self._zero], quantize, ir.DataType.INT8)
-        up = _node("DequantizeLinear", [down.outputs[0], step, self._zero], dequantize, dtype)
+        step = add_constant(self._graph, f"{quantize}.scale", np.array(scale, dtype.numpy()))
+        shape, int8 = value.shape, ir.DataType.INT8
+        down = typed_node("QuantizeLinear", [value, step, self._zero], quantize, int8, shape)
+        given = [down.outputs[0], step, self._zero]
+        up = typed_node("DequantizeLinear", given, dequantize, dtype, shape)
         producer = value.producer()
         if producer is None:
             self._graph.insert_before(self._graph[0], [down, up])
         else:
             self._graph.insert_after(producer, [down, up])
         return up.outputs[0]
-
-
-def _node(
-    operator: str,
-    inputs: Sequence[ir.Value],
-    name: str,
-    dtype: ir.DataType,
-    attributes: Mapping[str, int] | None = None,
-) -> ir.Node:
-    """A node with one output of the first input's shape, both called `name`."""
-    node = ir.node(operator, inputs, attributes, name=name)
-    output = node.outputs[0]
-    output.name, output.shape, output.type = name, inputs[0].shape, ir.TensorType(dtype)
-    return node
-
-
-def _constant(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    value = _value(name, array)
-    graph.register_initializer(value)
-    return value
-
-
-def _value(name: str, array: NDArray[Any]) -> ir.Value:
-    tensor = ir.Tensor(array, name=name)
-    kind = ir.TensorType(tensor.dtype)
-    return ir.Value(name=name, shape=tensor.shape, type=kind, const_value=tensor)
 
 
 def _float_type(value: ir.Value) -> ir.DataType:

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from sls_deploy.config import Precision
 from sls_deploy.export.graph import to_bytes
+from sls_deploy.export.passes.values import typed_node
 
 _FLOAT = ir.DataType.FLOAT
 _HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -64,13 +65,12 @@ class RoundedFloat32(ir.passes.InPlacePass):
 
 def _round(graph: ir.Graph, node: ir.Node, value: ir.Value, half: ir.DataType) -> None:
     """Put the rounding of a value behind the node that computes it."""
-    down = ir.node("Cast", [value], {"to": int(half)}, name=f"{value.name}.half")
-    up = ir.node("Cast", [down.outputs[0]], {"to": int(_FLOAT)}, name=f"{value.name}.rounded")
+    name, shape = value.name, value.shape
+    down = typed_node("Cast", [value], f"{name}.half", half, shape, {"to": int(half)})
+    given = [down.outputs[0]]
+    up = typed_node("Cast", given, f"{name}.rounded", _FLOAT, shape, {"to": int(_FLOAT)})
     value.replace_all_uses_with(up.outputs[0])
     down.replace_input_with(0, value)
-    for new, dtype in ((down, half), (up, _FLOAT)):
-        new.outputs[0].name = new.name
-        new.outputs[0].shape, new.outputs[0].type = value.shape, ir.TensorType(dtype)
     graph.insert_after(node, [down, up])
 
 

@@ -7,6 +7,8 @@ import math
 import numpy as np
 import onnx_ir as ir
 
+from sls_deploy.export.passes.values import add_constant, typed_node
+
 _FLOAT, _UINT8 = ir.DataType.FLOAT, ir.DataType.UINT8
 _WHITE = 255.0
 _TO_NCHW, _TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
@@ -35,7 +37,8 @@ class Uint8Pictures(ir.passes.InPlacePass):
         graph = model.graph
         if graph.inputs[0].dtype == _UINT8:
             return ir.passes.PassResult(model, modified=False)
-        white, black = _constant(graph, "white", _WHITE), _constant(graph, "black", 0.0)
+        white = add_constant(graph, "uint8.white", np.array(_WHITE, np.float32))
+        black = add_constant(graph, "uint8.black", np.array(0, np.float32))
         _rewrite_input(graph, white)
         _rewrite_output(graph, white, black)
         for value in list(graph.initializers.values()):
@@ -107,15 +110,6 @@ def _permuted(shape: ir.Shape | None, order: tuple[int, ...]) -> ir.Shape | None
     return None if shape is None else ir.Shape([shape[axis] for axis in order])
 
 
-def _constant(graph: ir.Graph, name: str, number: float) -> ir.Value:
-    tensor = ir.Tensor(np.array(number, np.float32), name=f"uint8.{name}")
-    value = ir.Value(
-        name=tensor.name, shape=ir.Shape(()), type=ir.TensorType(_FLOAT), const_value=tensor
-    )
-    graph.register_initializer(value)
-    return value
-
-
 def _result(node: ir.Node) -> ir.Value:
     return node.outputs[0]
 
@@ -128,7 +122,4 @@ def _node(
     dtype: ir.DataType = _FLOAT,
     **attributes: int | tuple[int, ...],
 ) -> ir.Node:
-    node = ir.node(operator, inputs, attributes, name=name)
-    value = _result(node)
-    value.name, value.shape, value.type = name, shape, ir.TensorType(dtype)
-    return node
+    return typed_node(operator, inputs, name, dtype, shape, attributes)
