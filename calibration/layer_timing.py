@@ -141,7 +141,7 @@ def build_layer(
         onnx.save(layer_graph(shape, precision, sparse=sparse), source)
         request = BuildRequest(
             backend=backend.name,
-            architecture=architecture,
+            architectures=(architecture,),
             onnx=str(source),
             plan=str(plan),
             answer="",

@@ -19,8 +19,8 @@ class Backend:
     """Extra of sls-deploy that installs it."""
     refusal: Callable[[str], str]
     """Why it cannot build for an architecture on this machine, or '' if it can."""
-    aim: Callable[[Any, Any, str], None]
-    """Points a builder's configuration at an architecture: (module, IBuilderConfig, 'sm86')."""
+    aim: Callable[[Any, Any, tuple[str, ...]], None]
+    """Points a builder's configuration at GPUs: (module, IBuilderConfig, ('sm80', 'sm86'))."""
 
     def load(self) -> ModuleType | None:
         """The vendor's module; None where it is missing, broken, or only its type stubs are."""

@@ -35,7 +35,7 @@ def build_engine(backend: Backend, request: BuildRequest) -> BuildAnswer:
     # On by default; it would round fp32 to 10 bits, which no fp32 parity gate can pass.
     config.clear_flag(trt.BuilderFlag.TF32)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    backend.aim(trt, config, request.architecture)
+    backend.aim(trt, config, request.architectures)
     profile = builder.create_optimization_profile()
     profile.set_shape(request.input_name, request.min_shape, request.opt_shape, request.max_shape)
     config.add_optimization_profile(profile)

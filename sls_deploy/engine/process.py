@@ -37,7 +37,7 @@ def run_worker(request: BuildRequest, timeout: float) -> BuildAnswer:
             killed, ran out of memory or out of time.
     """
     where = request.onnx
-    what = f"{request.architecture} engine with {request.backend}"
+    what = f"{'+'.join(request.architectures)} engine with {request.backend}"
     with tempfile.TemporaryDirectory(prefix="sls-deploy-") as folder:
         answer = Path(folder, "answer.json")
         request = replace(

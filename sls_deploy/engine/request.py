@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 Dimensions = tuple[int, ...]
 """Sizes of a tensor, -1 where they are dynamic."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a builder is told beside the graph and its sizes; None leaves it to the vendor."""
+
+    sparse: bool = True
+    """Whether sparse kernels may be chosen."""
+    workspace_mib: int | None = None
+    """Most memory on the GPU that a kernel may take for itself, in MiB."""
+    optimization_level: int | None = None
+    """How long the builder looks for faster kernels, 0 to 5."""
+    aux_streams: int | None = None
+    """Most CUDA streams that an engine may use beside its own."""
+    hardware_compatibility: Literal["none", "same", "ampere+"] = "none"
+    """GPUs that an engine runs on: this kind, all of its compute capability, all since Ampere."""
+    version_compatible: bool = False
+    """Whether later versions of the vendor's library may load the engine."""
+    timing_cache: str = ""
+    """File that measured times of kernels are kept in from build to build; empty for none."""
 
 
 @dataclass(frozen=True)
@@ -14,8 +35,8 @@ class BuildRequest:
 
     backend: str
     """Name of the backend."""
-    architecture: str
-    """GPU generation, such as 'sm86'."""
+    architectures: tuple[str, ...]
+    """GPU generations that the one engine is for, such as 'sm86'."""
     onnx: str
     """Path of the source graph."""
     plan: str
@@ -30,6 +51,8 @@ class BuildRequest:
     """Input that kernels are chosen for, NCHW."""
     max_shape: Dimensions
     """Largest input, NCHW."""
+    options: BuildOptions = BuildOptions()
+    """What else the builder is told."""
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def _build(job: _Job, options: BuildConfig, path: Path) -> Iterable[Path]:
     with atomic(job.plan) as temporary:
         request = BuildRequest(
             backend=job.backend.name,
-            architecture=job.architecture,
+            architectures=tuple(job.architecture.split("+")),
             onnx=str(job.onnx),
             plan=str(temporary),
             answer="",

@@ -20,7 +20,7 @@ def _refusal(architecture: str) -> str:
     return ""
 
 
-def _aim(trt: Any, config: Any, architecture: str) -> None:
+def _aim(trt: Any, config: Any, architectures: tuple[str, ...]) -> None:
     """The GPU that is present is the target already."""
 
 

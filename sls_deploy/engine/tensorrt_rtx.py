@@ -14,9 +14,10 @@ def _refusal(architecture: str) -> str:
     return "" if architecture in _KNOWN else f"it builds for {known} here, not {architecture}"
 
 
-def _aim(trt: Any, config: Any, architecture: str) -> None:
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(getattr(trt.ComputeCapability, architecture.upper()), 0)
+def _aim(trt: Any, config: Any, architectures: tuple[str, ...]) -> None:
+    config.num_compute_capabilities = len(architectures)
+    for place, architecture in enumerate(architectures):
+        config.set_compute_capability(getattr(trt.ComputeCapability, architecture.upper()), place)
 
 
 BACKEND = Backend("tensorrt_rtx", "cpu", _refusal, _aim)

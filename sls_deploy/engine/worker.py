@@ -9,10 +9,11 @@ import signal
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from sls_deploy.engine.backends import BACKENDS
 from sls_deploy.engine.builder import build_engine
-from sls_deploy.engine.request import BuildAnswer, BuildRequest
+from sls_deploy.engine.request import BuildAnswer, BuildOptions, BuildRequest
 
 _PR_SET_PDEATHSIG = 1
 
@@ -21,7 +22,7 @@ def main() -> None:
     """Build what stdin asks for and write the answer to the file that it names."""
     # The worker must not outlive a parent that was killed and could not clean up.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    request = BuildRequest(**json.load(sys.stdin))
+    request = _read_request(json.load(sys.stdin))
     try:
         answer = build_engine(BACKENDS[request.backend], request)
     except MemoryError:
@@ -30,6 +31,11 @@ def main() -> None:
         answer = BuildAnswer(error=f"cannot write the engine ({error.strerror or error})")
     answer = replace(answer, peak_mib=peak_mib())
     Path(request.answer).write_text(json.dumps(asdict(answer)), "utf-8")
+
+
+def _read_request(values: dict[str, Any]) -> BuildRequest:
+    options = BuildOptions(**values.pop("options"))
+    return BuildRequest(**values, options=options)
 
 
 def peak_mib() -> int:

@@ -99,7 +99,7 @@ def request_for(onnx_path: Path, plan: Path) -> BuildRequest:
     """A request to build an SM86 engine."""
     return BuildRequest(
         backend="tensorrt_rtx",
-        architecture="sm86",
+        architectures=("sm86",),
         onnx=str(onnx_path),
         plan=str(plan),
         answer="",
