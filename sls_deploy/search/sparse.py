@@ -103,20 +103,18 @@ class SparseNetwork(nn.Module):
         self.scores.data.clamp_(0, MAX_SCORE)
 
     def table(self) -> Tensor:
-        """Which units each layer keeps: 0 or 1, shape [layers, units]."""
+        """Which units each layer keeps: 0 or 1 as float64, shape [layers, units]."""
         if self._frozen is None:
             return keep_table(self.scores)
         return self.prefix(self._frozen)
 
     def prefix(self, counts: Tensor) -> Tensor:
         """The table that keeps the first `counts` units of each layer."""
-        return (torch.arange(self.pattern.units, device=counts.device) < counts[:, None]).to(
-            self.scores.dtype
-        )
+        return (torch.arange(self.pattern.units, device=counts.device) < counts[:, None]).double()
 
     def cost(self, table: Tensor) -> Tensor:
         """Cost of what `table` keeps, as a share of the prunable layers' dense cost."""
-        return (table.double() * self.costs).sum()
+        return (table * self.costs).sum()
 
     def forward(self, pictures: Tensor, table: Tensor | None = None) -> Tensor:
         """Restore pictures, float NCHW in 0..1, with the masked weights.

@@ -20,16 +20,20 @@ def keep_table(scores: Tensor) -> Tensor:
     p = cumprod(scores); unit 0 is always kept, unit i + 1 where p_i > 0.5. Backward, the table
     stands for p. (Oh et al., CVPR 2022, section 3.)
 
+    The products and their gradients are float64: the gradient of `cumprod` divides by the scores,
+    which in float32 loses all digits where a product is subnormal.
+
     Args:
         scores: priority scores in [0, 1.03], shape [layers, units - 1].
 
     Returns:
-        0 or 1, shape [layers, units], of the scores' dtype.
+        0 or 1 as float64, shape [layers, units].
     """
-    products = scores.cumprod(dim=1)
-    kept = (products > THRESHOLD).to(products.dtype)
+    products = scores.double().cumprod(dim=1)
+    # Compared as the scores' dtype: a product that it cannot tell from the threshold is dropped.
+    kept = (products.to(scores.dtype) > THRESHOLD).double()
     through = kept + (products - products.detach())
-    return torch.cat([torch.ones_like(scores[:, :1]), through], dim=1)
+    return torch.cat([torch.ones_like(products[:, :1]), through], dim=1)
 
 
 def look_up(table: Tensor, units: Sequence[Tensor]) -> list[Tensor]:
@@ -62,11 +66,10 @@ class _Masked(torch.autograd.Function):
         table, *weights = ctx.saved_tensors
         sums = None
         if ctx.needs_input_grad[0]:
-            # Summed in float64: a layer's thousands of products nearly cancel.
-            sums = torch.zeros_like(table, dtype=torch.float64)
+            # Multiplied and summed in float64: a layer's thousands of products nearly cancel.
+            sums = torch.zeros_like(table)
             for row, places, grad, weight in zip(sums, ctx.units, grads, weights, strict=True):
-                row.index_add_(0, places.flatten().int(), (grad * weight).flatten().double())
-            sums = sums.to(table.dtype)
+                row.index_add_(0, places.flatten().int(), (grad.double() * weight).flatten())
         used = (grad * mask for grad, mask in zip(grads, ctx.masks, strict=True))
         return sums, None, None, *used
 
@@ -81,7 +84,7 @@ def masked_weights(
 
     Args:
         weights: shape [C_out, C_in, *kernel] each.
-        table: from `keep_table`, shape [layers, units].
+        table: from `keep_table`, float64 of shape [layers, units].
         units: uint8 from `rank_units`, shaped like the weights.
         masks: `look_up(table, units)`, kept by the caller while neither changes.
     """

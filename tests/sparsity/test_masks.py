@@ -41,8 +41,8 @@ def compare_with_oracle(
             used = ours(weight, learnt, pattern)
         else:
             masks = pruning_units(weight, size, quads_first=size > 4)
-            # Sums of the oracle in float64: only so can they judge the seventh digit.
-            used = sparse_weight(weight.double(), learnt, [m.double() for m in masks])
+            # The oracle in float64: only so can it judge the seventh digit.
+            used = sparse_weight(weight.double(), learnt.double(), [m.double() for m in masks])
             used = used.to(dtype)
         output = torch.nn.functional.conv2d(picture, used)
         (output.square() * torch.linspace(-1, 2, output.numel()).view_as(output)).sum().backward()
@@ -60,6 +60,39 @@ def compare_with_oracle(
 def test_equals_the_oracle(size: int, channels: int, dtype: torch.dtype) -> None:
     scores = torch.linspace(1, 0.9, size - 1)
     compare_with_oracle(size, channels, dtype, scores, seed=size + channels)
+
+
+LEAST = 1.4e-45  # the least float32 above zero
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [0.5, 1.0, 1.8038218833790097e-41],  # failed where a gradient was divided by a score
+        [LEAST, 1.0, 0.9],
+        [0.9, LEAST, LEAST],
+        [1e-30, 1e-30, MAX_SCORE],
+        [0.0, 0.9, 0.9],
+        [0.9, 0.0, 0.0],
+        [0.9, LEAST, 0.0],
+    ],
+)
+def test_equals_the_oracle_for_scores_of_nearly_nothing(scores: list[float]) -> None:
+    compare_with_oracle(4, 4, torch.float32, torch.tensor(scores), seed=1)
+
+
+@pytest.mark.parametrize(
+    ("channels", "scores", "seed"),
+    [
+        (31, [0.0] * 3, 0),
+        (6, [0.0, 1.01171875, 0.5], 1),
+        (19, [0.0, 1.0, 0.65625, 0.5] + [0.0] * 3, 7),
+    ],
+)
+def test_equals_the_oracle_where_gradients_cancel(
+    channels: int, scores: list[float], seed: int
+) -> None:
+    compare_with_oracle(len(scores) + 1, channels, torch.float32, torch.tensor(scores), seed)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
