@@ -177,7 +177,7 @@ def _engine(run: Run, config: Config, precision: Precision) -> dict[str, Any]:
         update={"backend": "tensorrt_rtx", "precisions": (precision,), "architectures": ("sm86",)}
     )
     try:
-        (engine,) = build_engines(run, BUDGET, options)
+        (engine,) = build_engines(run, [BUDGET], options)
     except SlsError as error:
         return {"plan_bytes": None, "refused": str(error)}
     return {"plan_bytes": engine.manifest.plan_bytes, "refused": ""}

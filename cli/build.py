@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sls_deploy.cli import options as o
+from sls_deploy.config import BuildConfig
+from sls_deploy.errors import SlsError
 
 if TYPE_CHECKING:
     from sls_deploy.engine.stage import EngineResult
@@ -17,7 +19,20 @@ def build(
     precision: o.BuildPrecisions = None,
     io: o.BuildIo = None,
     backend: o.Backend = None,
+    shape: o.OneShape = None,
+    min: o.MinShape = None,  # noqa: A002 - the flag's name
+    opt: o.OptShape = None,
+    max: o.MaxShape = None,  # noqa: A002 - the flag's name
     timeout: o.Timeout = None,
+    jobs: o.Jobs = None,
+    memory: o.BuildMemory = None,
+    engine_cache_mib: o.EngineCache = None,
+    workspace_mib: o.Workspace = None,
+    optimization_level: o.Level = None,
+    aux_streams: o.AuxStreams = None,
+    hardware_compatibility: o.Hardware = None,
+    version_compatible: o.VersionCompatible = None,
+    timing_cache: o.TimingCache = None,
     json: o.Json = False,
 ) -> None:
     """
@@ -25,8 +40,9 @@ def build(
     sls-deploy build
     sls-deploy build runs/rlfn --budget 0.5 --arch sm80,sm86,sm89 --precision fp16
 
-    Build a TensorRT engine for every architecture and precision, each in a process of its own,
-    with a manifest that says what is proven about its sparsity. tensorrt_rtx needs no GPU.
+    Build a TensorRT engine for every budget, architecture and precision, several at a time, each
+    in a process of its own, with a manifest that says what is proven about its sparsity.
+    tensorrt_rtx needs no GPU.
     """
     from sls_deploy.cli.output import print_json, progress
     from sls_deploy.config import merge_config
@@ -36,11 +52,7 @@ def build(
     settings = merge_config(folder.config, {"build": build_flags(locals())})
     budgets = o.chosen_budgets(folder, budget, "export")
     with progress(quiet=json) as report:
-        results = [
-            result
-            for value in budgets
-            for result in build_engines(folder, value, settings.build, report)
-        ]
+        results = build_engines(folder, budgets, settings.build, report)
     if json:
         print_json(results)
         return
@@ -53,10 +65,18 @@ def build_flags(given: dict[str, Any]) -> dict[str, Any]:
     return {
         "architectures": o.listed(given["arch"]),
         "precisions": o.listed(given["precision"]),
-        "io": given["io"],
-        "backend": given["backend"],
-        "timeout": given["timeout"],
+        **shape_flags(given),
+        **{key: given[key] for key in BuildConfig.model_fields if key in given},
     }
+
+
+def shape_flags(given: dict[str, Any]) -> dict[str, list[int] | None]:
+    """The input sizes to build for; --shape stands for all three."""
+    shapes = {name: o.shape_of(given.get(name), f"--{name}") for name in ("min", "opt", "max")}
+    one = o.shape_of(given.get("shape"), "--shape")
+    if one and any(shapes.values()):
+        raise SlsError("is given beside --min, --opt or --max", "--shape", "Leave one out.")
+    return {f"{name}_shape": one or shape for name, shape in shapes.items()}
 
 
 def print_build(result: EngineResult) -> None:
@@ -64,9 +84,10 @@ def print_build(result: EngineResult) -> None:
     from sls_deploy.cli.output import print_line
 
     manifest = result.manifest
-    unchanged = " (unchanged)" if result.skipped else ""
+    how = " (unchanged)" if result.skipped else " (from the cache)" if manifest.from_cache else ""
     print_line(
-        f"engine {result.plan}{unchanged}: {manifest.backend} {manifest.backend_version}, "
-        f"{manifest.plan_bytes / 2**20:.1f} MiB, {manifest.seconds:.1f} s"
+        f"engine {result.plan}{how}: {manifest.backend} {manifest.backend_version}, "
+        f"{manifest.plan_bytes / 2**20:.1f} MiB, built in {manifest.seconds:.1f} s and "
+        f"{manifest.peak_mib} MiB"
     )
     print_line(f"  evidence {manifest.evidence.level}: {manifest.evidence.statement}")

@@ -23,6 +23,8 @@ from sls_deploy.errors import SlsError
 from sls_deploy.run import Run
 
 SETTINGS = Path("sls-deploy.toml")
+INPUT = "input"
+"""Name of the one input of every exported graph."""
 
 
 def setting(section: type[Section], field: str, *flags: str) -> Any:
@@ -87,7 +89,7 @@ Keep = Annotated[list[str] | None, setting(SearchConfig, "keep", "--keep")]
 Prune = Annotated[list[str] | None, setting(SearchConfig, "prune", "--prune")]
 Cost = Annotated[str | None, setting(SearchConfig, "cost", "--cost")]
 Gpu = Annotated[str | None, setting(SearchConfig, "gpu", "--gpu")]
-LatencyTable = Annotated[Path | None, setting(SearchConfig, "latency_table", "--latency-table")]
+LatencyTable = Annotated[Path | None, setting(SearchConfig, "latency_table", "--table")]
 Devices = Annotated[int | None, setting(SearchConfig, "devices", "--devices")]
 Nodes = Annotated[int | None, setting(SearchConfig, "nodes", "--nodes")]
 TrainingPrecision = Annotated[
@@ -110,6 +112,29 @@ BuildIo = Annotated[str | None, setting(BuildConfig, "io", "--io")]
 Architectures = Annotated[str | None, setting(BuildConfig, "architectures", "--arch")]
 Backend = Annotated[str | None, setting(BuildConfig, "backend", "--backend")]
 Timeout = Annotated[int | None, setting(BuildConfig, "timeout", "--timeout")]
+Jobs = Annotated[int | None, setting(BuildConfig, "jobs", "--jobs")]
+BuildMemory = Annotated[int | None, setting(BuildConfig, "memory", "--memory")]
+EngineCache = Annotated[int | None, setting(BuildConfig, "engine_cache_mib", "--engine-cache-mib")]
+Workspace = Annotated[int | None, setting(BuildConfig, "workspace_mib", "--workspace-mib")]
+Level = Annotated[int | None, setting(BuildConfig, "optimization_level", "--optimization-level")]
+AuxStreams = Annotated[int | None, setting(BuildConfig, "aux_streams", "--aux-streams")]
+Hardware = Annotated[
+    str | None, setting(BuildConfig, "hardware_compatibility", "--hardware-compatibility")
+]
+VersionCompatible = Annotated[
+    bool | None,
+    setting(BuildConfig, "version_compatible", "--version-compatible/--no-version-compatible"),
+]
+TimingCache = Annotated[
+    bool | None, setting(BuildConfig, "timing_cache", "--timing-cache/--no-timing-cache")
+]
+OneShape = Annotated[
+    str | None,
+    typer.Option("--shape", help="The one input size, such as 1x3x180x320.", show_default=False),
+]
+MinShape = Annotated[str | None, setting(BuildConfig, "min_shape", "--min")]
+OptShape = Annotated[str | None, setting(BuildConfig, "opt_shape", "--opt")]
+MaxShape = Annotated[str | None, setting(BuildConfig, "max_shape", "--max")]
 Pictures = Annotated[Path | None, setting(ValidateConfig, "pictures", "--data")]
 """Where --data can only mean these; a command that also takes photographs has `Truth`."""
 Truth = Annotated[Path | None, setting(ValidateConfig, "pictures", "--pictures")]
@@ -140,14 +165,18 @@ def listed(text: str | None) -> list[str] | None:
 
 
 def shape_of(text: str | None, flag: str) -> list[int] | None:
-    """The numbers of a flag such as '1x3x180x320'.
+    """The numbers of a flag such as '1x3x180x320'; the input may be named, as 'input:1x3x180x320'.
 
     Raises:
-        SlsError: not four whole numbers above 0.
+        SlsError: not four whole numbers above 0, or there is no such input.
     """
     if text is None:
         return None
-    parts = text.split("x")
+    name, _, sizes = text.rpartition(":")
+    if name not in ("", INPUT):
+        fix = f"Leave the name out, or write {INPUT}:{sizes}."
+        raise SlsError(f"exported graphs have no input '{name}'", flag, fix)
+    parts = sizes.split("x")
     if len(parts) != 4 or not all(part.isdigit() and int(part) for part in parts):
         fix = "Give batch, channels, height and width, such as 1x3x180x320."
         raise SlsError(f"{text!r} is not a shape", flag, fix)

@@ -78,7 +78,7 @@ def run(
     given = {**locals(), "precision": None, "io": None}
     flags = {
         **search_flags(given),
-        "build": build_flags(given),
+        "build": build_flags({**given, "memory": None}),  # --memory is the search's
         "validate": {"pictures": pictures, "max_loss_db": max_loss_db},
     }
     settings = o.load_settings(config, flags)
@@ -106,11 +106,7 @@ def run_all(settings: Config, folder: Path, *, json: bool = False) -> None:
         stages = Run.open(folder)
         budgets = [result.budget for result in searched.budgets]
         exported = [export_onnx(stages, value, settings.export, report) for value in budgets]
-        built = [
-            engine
-            for value in budgets
-            for engine in build_engines(stages, value, settings.build, report)
-        ]
+        built = build_engines(stages, budgets, settings.build, report)
         validated = [
             validate_budget(stages, value, settings.validate_, report) for value in budgets
         ]

@@ -30,8 +30,21 @@ out is fp16."""
 Degradation = Literal["auto", "bicubic", "pairs", "motion-blur"]
 """How the inputs of a network come about."""
 
-Architecture = Literal["sm80", "sm86", "sm89"]
-"""Compute capability that an engine is built for: A100, A10/A40/RTX 30, L4/L40/RTX 40."""
+ARCHITECTURES = ("sm80", "sm86", "sm87", "sm89")
+"""Compute capabilities with 2:4 sparse tensor cores that engines are built for: A100/A30,
+A10/A40/RTX 30, Orin, L4/L40/RTX 40."""
+
+
+def _known_target(value: str) -> str:
+    parts = value.split("+")
+    if not set(parts) <= set(ARCHITECTURES) or len(set(parts)) < len(parts):
+        known = ", ".join(ARCHITECTURES)
+        raise ValueError(f"must be of {known}, or several joined by + for one engine")
+    return "+".join(sorted(parts))
+
+
+Target = Annotated[str, AfterValidator(_known_target)]
+"""GPU generations that one engine is built for, such as 'sm86' or 'sm80+sm86'."""
 
 Shape = Annotated[
     tuple[int, int, int, int], Field(description="Batch, channels, height and width in pixels.")
@@ -261,8 +274,10 @@ class BuildConfig(Section):
     backend: Literal["auto", "tensorrt", "tensorrt_rtx"] = Field(
         "auto", description="'tensorrt', 'tensorrt_rtx', or 'auto': tensorrt where it is installed."
     )
-    architectures: tuple[Architecture, ...] = Field(
-        ("sm86",), min_length=1, description="GPU generations to build for."
+    architectures: tuple[Target, ...] = Field(
+        ("sm86",),
+        min_length=1,
+        description="GPU generations to build for; 'sm80+sm86' is one engine for both.",
     )
     precisions: tuple[Precision, ...] = Field(
         ("fp16",), min_length=1, description="Exported precisions to build."
@@ -274,6 +289,39 @@ class BuildConfig(Section):
     opt_shape: Shape = Field((1, 3, 180, 320), description="Input that kernels are chosen for.")
     max_shape: Shape = Field((4, 3, 720, 1280), description="Largest input, NCHW.")
     timeout: int = Field(600, ge=1, description="Seconds after which a build is given up.")
+    jobs: int | None = Field(
+        None,
+        ge=1,
+        description="Engines built at a time; where left out, as many as there are cores.",
+    )
+    memory: int = Field(8192, ge=256, description="Memory for all builds together, in MiB.")
+    engine_cache_mib: int = Field(
+        2048,
+        ge=0,
+        description="Space for engines that need not be built twice, in MiB; 0 for none.",
+    )
+    workspace_mib: int | None = Field(
+        None, ge=1, description="Most GPU memory that a kernel may take for itself, in MiB."
+    )
+    optimization_level: int | None = Field(
+        None, ge=0, le=5, description="How long TensorRT looks for faster kernels, from 0 to 5."
+    )
+    aux_streams: int | None = Field(
+        None,
+        ge=0,
+        description="Most CUDA streams of an engine beside its own; 0 suits CUDA graphs.",
+    )
+    hardware_compatibility: Literal["none", "same", "ampere+"] = Field(
+        "none",
+        description="GPUs that an engine of tensorrt runs on: 'none' but the kind it was built on, "
+        "'same' compute capability, 'ampere+'.",
+    )
+    version_compatible: bool = Field(
+        False, description="Let later versions of TensorRT load the engine."
+    )
+    timing_cache: bool | None = Field(
+        None, description="Keep measured kernel times for later builds; tensorrt does by default."
+    )
 
 
 class ValidateConfig(Section):

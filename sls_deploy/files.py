@@ -14,6 +14,16 @@ from typing import Any
 from sls_deploy.errors import SlsError
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept between runs.
+
+    SLS_DEPLOY_CACHE names it; else it is sls-deploy below XDG_CACHE_HOME, or below ~/.cache.
+    """
+    if own := os.environ.get("SLS_DEPLOY_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sls-deploy"
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk or a missing permission into one clear error about `path`."""

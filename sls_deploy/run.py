@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from filelock import FileLock, Timeout
 from sls_deploy.config import Config, read_config
 from sls_deploy.errors import SlsError
 from sls_deploy.files import disk_errors, hash_file, hash_json, write_json
+from sls_deploy.process_memory import peak_mib
 
 MANIFEST = "manifest.json"
 CONFIG = "config.toml"
@@ -183,25 +183,64 @@ class Run:
         Returns:
             The stage's record, and whether the work was skipped.
         """
-        sources = {path.relative_to(self.path).as_posix(): hash_file(path) for path in reads}
-        wanted = hash_json({"inputs": inputs, "reads": sources})
-        record = self.manifest.get(key)
-        if record and record.inputs == wanted and self._intact(record.outputs):
+        reads = list(reads)
+        if record := self.finished(key, inputs, reads):
             return record, True
         start = time.monotonic()
-        outputs = [path.relative_to(self.path).as_posix() for path in work()]
+        outputs = list(work())
+        seconds = time.monotonic() - start
+        return self.record(key, inputs, outputs, seconds, reads=reads), False
+
+    def finished(
+        self, key: str, inputs: Mapping[str, Any], reads: Iterable[Path] = ()
+    ) -> StageRecord | None:
+        """The record of a stage that stands already; None if there is work to do.
+
+        Args:
+            key: name of the stage in the manifest.
+            inputs: what the result depends on beside `reads`, as JSON values.
+            reads: files of this run that the result is made from.
+        """
+        record = self.manifest.get(key)
+        wanted = _inputs_hash(inputs, self._hashes(reads))
+        intact = record and record.inputs == wanted and self._intact(record.outputs)
+        return record if intact else None
+
+    def record(
+        self,
+        key: str,
+        inputs: Mapping[str, Any],
+        outputs: Iterable[Path],
+        seconds: float,
+        peak: int | None = None,
+        reads: Iterable[Path] = (),
+    ) -> StageRecord:
+        """Write into the manifest that a stage was done.
+
+        Args:
+            key: name of the stage in the manifest.
+            inputs: what the result depends on beside `reads`, as JSON values.
+            outputs: files of this run that it wrote.
+            seconds: wall time of the work.
+            peak: peak resident memory in MiB where another process did the work.
+            reads: files of this run that the result was made from.
+        """
+        sources = self._hashes(reads)
         record = StageRecord(
-            inputs=wanted,
-            outputs={name: hash_file(self.path / name) for name in sorted(outputs)},
-            seconds=round(time.monotonic() - start, 2),
-            peak_mib=peak_mib(),
+            inputs=_inputs_hash(inputs, sources),
+            outputs=self._hashes(sorted(outputs)),
+            seconds=round(seconds, 2),
+            peak_mib=peak_mib() if peak is None else peak,
             versions=versions(),
             machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
             reads=sources,
         )
         stages = {name: asdict(old) for name, old in {**self.manifest, key: record}.items()}
         write_json(self.path / MANIFEST, {"version": 1, "stages": stages})
-        return record, False
+        return record
+
+    def _hashes(self, files: Iterable[Path]) -> dict[str, str]:
+        return {path.relative_to(self.path).as_posix(): hash_file(path) for path in files}
 
     def _intact(self, files: Mapping[str, str]) -> bool:
         root = self.path.resolve()
@@ -213,6 +252,10 @@ class Run:
         )
 
 
+def _inputs_hash(inputs: Mapping[str, Any], reads: Mapping[str, str]) -> str:
+    return hash_json({"inputs": inputs, "reads": reads})
+
+
 def _visible(folder: Path) -> list[Path]:
     """What a folder holds, but for our own locks and unfinished files."""
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
@@ -221,11 +264,6 @@ def _visible(folder: Path) -> list[Path]:
 def budget_name(budget: float) -> str:
     """Folder name of a budget: 'b0.50', 'b0.125'."""
     return f"b{budget:.2f}" if round(budget, 2) == budget else f"b{budget}"
-
-
-def peak_mib() -> int:
-    """Peak resident memory of this process so far, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def versions() -> dict[str, str]:

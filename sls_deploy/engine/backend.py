@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
@@ -17,10 +17,14 @@ class Backend:
     """Name of the Python module and of the setting, such as 'tensorrt_rtx'."""
     extra: Literal["cpu", "gpu"]
     """Extra of sls-deploy that installs it."""
+    times_kernels: bool
+    """Whether it chooses kernels by timing them on the GPU while it builds."""
     refusal: Callable[[str], str]
-    """Why it cannot build for an architecture on this machine, or '' if it can."""
+    """Why it cannot build for a target such as 'sm86' on this machine, or '' if it can."""
     aim: Callable[[Any, Any, tuple[str, ...]], None]
     """Points a builder's configuration at GPUs: (module, IBuilderConfig, ('sm80', 'sm86'))."""
+    ignored: Mapping[str, str]
+    """Settings of a build that it would fail on or silently ignore, and what to do instead."""
 
     def load(self) -> ModuleType | None:
         """The vendor's module; None where it is missing, broken, or only its type stubs are."""

@@ -8,11 +8,17 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sls_deploy.engine.backend import Backend
-from sls_deploy.engine.request import BuildAnswer, BuildRequest, Tensor
+from sls_deploy.engine.request import BuildAnswer, BuildOptions, BuildRequest, Tensor
+from sls_deploy.engine.timing_cache import keep_timing_cache, use_timing_cache
 from sls_deploy.engine.vendor_log import VendorLog, first_cause
+
+if TYPE_CHECKING:
+    from tensorrt import Builder, IBuilderConfig, ITensor, OnnxParser
+
+_COMPATIBILITY = {"none": "NONE", "same": "SAME_COMPUTE_CAPABILITY", "ampere+": "AMPERE_PLUS"}
 
 
 def build_engine(backend: Backend, request: BuildRequest) -> BuildAnswer:
@@ -23,25 +29,26 @@ def build_engine(backend: Backend, request: BuildRequest) -> BuildAnswer:
     """
     trt: Any = importlib.import_module(backend.name)
     log = VendorLog(trt, echo=sys.stderr)
-    builder = trt.Builder(log.logger)
+    builder: Builder = trt.Builder(log.logger)
     # In TensorRT 11 every network is strongly typed; before it, the flag asks for that.
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if typed is None else 1 << int(typed))
-    parser = trt.OnnxParser(network, log.logger)
+    parser: OnnxParser = trt.OnnxParser(network, log.logger)
     if not parser.parse_from_file(request.onnx):
         return _failed(log, _parser_error(parser, log))
     config = builder.create_builder_config()
-    config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
-    # On by default; it would round fp32 to 10 bits, which no fp32 parity gate can pass.
-    config.clear_flag(trt.BuilderFlag.TF32)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    _set_options(trt, config, request.options)
     backend.aim(trt, config, request.architectures)
     profile = builder.create_optimization_profile()
     profile.set_shape(request.input_name, request.min_shape, request.opt_shape, request.max_shape)
     config.add_optimization_profile(profile)
+    times = Path(request.options.timing_cache)
+    cache = use_timing_cache(config, times) if request.options.timing_cache else None
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         return _failed(log, log.first_error())
+    if cache is not None:
+        keep_timing_cache(config, cache, times)
     Path(request.plan).write_bytes(plan)
     return BuildAnswer(
         warnings=tuple(log.warnings),
@@ -51,11 +58,31 @@ def build_engine(backend: Backend, request: BuildRequest) -> BuildAnswer:
     )
 
 
+def _set_options(trt: Any, config: IBuilderConfig, options: BuildOptions) -> None:
+    """Tell the builder what it is told whatever the graph."""
+    if options.sparse:
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
+    # On by default; it would round fp32 to 10 bits, which no fp32 parity gate can pass.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if options.workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    if options.aux_streams is not None:
+        config.max_aux_streams = options.aux_streams
+    if options.hardware_compatibility != "none":
+        level = _COMPATIBILITY[options.hardware_compatibility]
+        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+
+
 def _failed(log: VendorLog, error: str) -> BuildAnswer:
     return BuildAnswer(error=error, warnings=tuple(log.warnings))
 
 
-def _parser_error(parser: Any, log: VendorLog) -> str:
+def _parser_error(parser: OnnxParser, log: VendorLog) -> str:
     if parser.num_errors == 0:
         return log.first_error()
     error = parser.get_error(0)
@@ -64,5 +91,5 @@ def _parser_error(parser: Any, log: VendorLog) -> str:
     return node + reason
 
 
-def _tensor(tensor: Any) -> Tensor:
+def _tensor(tensor: ITensor) -> Tensor:
     return Tensor(tensor.name, tensor.dtype.name, tuple(tensor.shape))

@@ -8,9 +8,10 @@ from typing import Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from sls_deploy.config import Architecture, Precision
+from sls_deploy.config import Precision, Target
+from sls_deploy.engine.device import Device
 from sls_deploy.engine.evidence import Evidence
-from sls_deploy.engine.request import Dimensions, Tensor
+from sls_deploy.engine.request import BuildOptions, Dimensions, Tensor
 from sls_deploy.errors import SlsError
 from sls_deploy.files import hash_file, write_json
 
@@ -39,8 +40,12 @@ class EngineManifest:
     """Version of that module; an engine runs with this version only."""
     sls_deploy_version: str
     """Version of sls-deploy that built it."""
-    architecture: Architecture
-    """GPU generation that it is for."""
+    architecture: Target
+    """GPU generations that it is for, such as 'sm86' or 'sm80+sm86'."""
+    device: Device | None
+    """GPU that it was built on, with its driver and clocks; None if it was built without one."""
+    options: BuildOptions
+    """What the builder was told beside the sizes."""
     precision: Precision
     """Precision of weights and activations inside."""
     budget: float
@@ -55,10 +60,10 @@ class EngineManifest:
     """Inputs of the engine."""
     outputs: tuple[Tensor, ...]
     """Outputs of the engine."""
-    sparse_weights: bool
-    """Whether the builder was allowed to choose sparse kernels."""
     strongly_typed: bool
     """Whether the graph alone decided the precision of every tensor."""
+    from_cache: bool
+    """Whether it was copied from the cache, where an earlier build of the same put it."""
     seconds: float
     """Wall time of the build."""
     peak_mib: int

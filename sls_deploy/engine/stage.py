@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Iterable
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sls_deploy._version import __version__
-from sls_deploy.config import Architecture, BuildConfig, Precision
+from sls_deploy.config import BuildConfig, Precision, Target
 from sls_deploy.engine.backend import Backend
-from sls_deploy.engine.backends import choose_backend
-from sls_deploy.engine.evidence import gather_evidence
-from sls_deploy.engine.graph import check_shapes, fit_shapes, laid_out
+from sls_deploy.engine.backends import check_options, choose_backend
+from sls_deploy.engine.build import Build, make
+from sls_deploy.engine.device import Device, present_device
 from sls_deploy.engine.manifest import EngineManifest, read_manifest, write_manifest
-from sls_deploy.engine.process import run_worker
-from sls_deploy.engine.request import BuildRequest
+from sls_deploy.engine.pool import work_through
 from sls_deploy.errors import SlsError
-from sls_deploy.files import atomic, hash_file
-from sls_deploy.onnx_file import read_model
 from sls_deploy.progress import Progress, Report, silent
 from sls_deploy.run import Run, budget_name
 
@@ -38,117 +34,125 @@ class EngineResult:
     """Whether it stood already, built from the same inputs."""
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One engine to build."""
-
-    onnx: Path
-    plan: Path
-    backend: Backend
-    architecture: Architecture
-    precision: Precision
-    budget: float
-
-
 def build_engines(
-    run: Run, budget: float, options: BuildConfig, report: Report = silent
+    run: Run, budgets: Sequence[float], options: BuildConfig, report: Report = silent
 ) -> tuple[EngineResult, ...]:
-    """Build an engine for every architecture and precision, unless it stands already.
+    """Build an engine for every budget, target and precision, unless it stands already.
+
+    Several are built at a time, each in a process of its own, all within `options.memory`. A
+    build that fails does not stop the others.
 
     Args:
         run: holds the exported graphs.
-        budget: an exported budget.
+        budgets: exported budgets.
         options: what to build.
-        report: receives one report for each engine, and one at the end.
+        report: receives a report whenever an engine is done.
 
     Raises:
-        SlsError: the budget or a precision was not exported, no backend serves an architecture,
-            the graph or the input sizes are unsound, or the vendor refused the graph.
+        SlsError: a budget or a precision was not exported, no backend serves a target, or a
+            setting means nothing to it; after all builds, the first that failed: the graph or the
+            input sizes are unsound, the vendor refused, or time or memory ran out.
     """
     with run.locked():
-        jobs = _jobs(run, budget, options)
-        results = []
-        for number, job in enumerate(jobs):
-            report(Progress(f"build {job.plan.stem}", number, len(jobs)))
-            results.append(_stage(run, job, options))
-        report(Progress("build", len(jobs), len(jobs)))
-    return tuple(results)
-
-
-def _jobs(run: Run, budget: float, options: BuildConfig) -> list[_Job]:
-    """All engines to build; what is missing shows before the first is built."""
-    exported = run.require("export", budget)
-    jobs = []
-    for architecture, precision in itertools.product(options.architectures, options.precisions):
-        form, suffix = (".uint8", "-uint8") if options.io == "uint8" else ("", "")
-        onnx = exported / f"model.{precision}{form}.onnx"
-        if not onnx.is_file():
-            asked = f"--precision {precision}" + (" --io uint8" if form else "")
-            fix = f"`sls-deploy export --budget {budget:g} {asked}` does it."
-            told = f"{precision} for bytes" if form else precision
-            raise SlsError(f"budget {budget:g} was not exported in {told}", str(run.path), fix)
-        backend = choose_backend(options.backend, architecture)
-        plan = run.folder("engines", budget) / f"{architecture}-{precision}{suffix}.plan"
-        jobs.append(_Job(onnx, plan, backend, architecture, precision, budget))
-    return jobs
-
-
-def _stage(run: Run, job: _Job, options: BuildConfig) -> EngineResult:
-    inputs = {
-        "backend": [job.backend.name, job.backend.version],
-        "architecture": job.architecture,
-        "precision": job.precision,
-        "shapes": [options.min_shape, options.opt_shape, options.max_shape],
-        "sls_deploy": __version__,
-    }
-    path = job.plan.with_suffix(".json")
-    key = f"engines/{budget_name(job.budget)}/{job.plan.stem}"
-    _, skipped = run.stage(key, inputs, lambda: _build(job, options, path), [job.onnx])
-    return EngineResult(job.plan, path, read_manifest(path), skipped)
-
-
-def _build(job: _Job, options: BuildConfig, path: Path) -> Iterable[Path]:
-    where = str(job.onnx)
-    model = read_model(job.onnx)
-    options = fit_shapes(model, options)
-    input_name = check_shapes(model, options, where)
-    start = time.monotonic()
-    with atomic(job.plan) as temporary:
-        request = BuildRequest(
-            backend=job.backend.name,
-            architectures=tuple(job.architecture.split("+")),
-            onnx=str(job.onnx),
-            plan=str(temporary),
-            answer="",
-            input_name=input_name,
-            min_shape=laid_out(model, options.min_shape),
-            opt_shape=laid_out(model, options.opt_shape),
-            max_shape=laid_out(model, options.max_shape),
+        builds = _builds(run, budgets, options)
+        skipped = {build.plan for build in builds if _stands(run, build)}
+        todo = [build for build in builds if build.plan not in skipped]
+        failed = []
+        if todo:
+            report(Progress("build", 0, len(todo)))
+        at_once = _at_once(todo, options)
+        for number, end in enumerate(work_through(todo, at_once, options.memory, make), 1):
+            if end.answer is None:
+                failed.append(end)
+            else:
+                path = write_manifest(end.job.manifest, end.answer)
+                run.record(
+                    engine_key(end.job.budget, end.job.plan),
+                    end.job.inputs,
+                    [end.job.plan, path],
+                    end.answer.seconds,
+                    end.answer.peak_mib,
+                    reads=[end.job.onnx],
+                )
+            report(Progress("build", number, len(todo)))
+    if failed:
+        raise _failure([end.error for end in failed if end.error], len(todo))
+    return tuple(
+        EngineResult(
+            build.plan, build.manifest, read_manifest(build.manifest), build.plan in skipped
         )
-        answer = run_worker(request, options.timeout)
-    seconds = time.monotonic() - start
-    manifest = EngineManifest(
-        plan=job.plan.name,
-        plan_sha256=hash_file(job.plan),
-        plan_bytes=job.plan.stat().st_size,
-        onnx=job.onnx.name,
-        onnx_sha256=hash_file(job.onnx),
-        backend=job.backend.name,
-        backend_version=str(job.backend.version),
-        sls_deploy_version=__version__,
-        architecture=job.architecture,
-        precision=job.precision,
-        budget=job.budget,
-        min_shape=options.min_shape,
-        opt_shape=options.opt_shape,
-        max_shape=options.max_shape,
-        inputs=answer.inputs,
-        outputs=answer.outputs,
-        sparse_weights=True,
-        strongly_typed=True,
-        seconds=round(seconds, 2),
-        peak_mib=answer.peak_mib,
-        warnings=answer.warnings,
-        evidence=gather_evidence(model, job.plan.read_bytes(), answer.sparsity_log),
+        for build in builds
     )
-    return job.plan, write_manifest(path, manifest)
+
+
+def engine_key(budget: float, plan: Path) -> str:
+    """Name of an engine in the run's manifest, such as 'engines/b0.50/sm86-fp16'."""
+    return f"engines/{budget_name(budget)}/{plan.stem}"
+
+
+def _failure(errors: Sequence[SlsError], jobs: int) -> SlsError:
+    """The first error; how many others there were, where not all builds are the same one."""
+    first = errors[0]
+    if jobs == 1:
+        return first
+    told = f"{first.what} ({len(errors)} of {jobs} builds failed, the others are done)"
+    return SlsError(told, first.where, first.fix)
+
+
+def _builds(run: Run, budgets: Sequence[float], options: BuildConfig) -> list[Build]:
+    """All engines to build; what is missing shows before the first is built."""
+    device = present_device()
+    backends = {target: choose_backend(options.backend, target) for target in options.architectures}
+    for backend in backends.values():
+        check_options(backend, options)
+    return [
+        _one(run, budget, options, target, precision, backends[target], device)
+        for budget in budgets
+        for target, precision in itertools.product(options.architectures, options.precisions)
+    ]
+
+
+def _one(
+    run: Run,
+    budget: float,
+    options: BuildConfig,
+    target: Target,
+    precision: Precision,
+    backend: Backend,
+    device: Device | None,
+) -> Build:
+    form, suffix = (".uint8", "-uint8") if options.io == "uint8" else ("", "")
+    onnx = run.require("export", budget) / f"model.{precision}{form}.onnx"
+    if not onnx.is_file():
+        asked = f"--precision {precision}" + (" --io uint8" if form else "")
+        fix = f"`sls-deploy export --budget {budget:g} {asked}` does it."
+        told = f"{precision} for bytes" if form else precision
+        raise SlsError(f"budget {budget:g} was not exported in {told}", str(run.path), fix)
+    return Build(
+        onnx=onnx,
+        plan=run.folder("engines", budget) / f"{target}-{precision}{suffix}.plan",
+        backend=backend,
+        target=target,
+        precision=precision,
+        budget=budget,
+        device=device if backend.times_kernels else None,
+        options=options,
+    )
+
+
+def _stands(run: Run, build: Build) -> bool:
+    """Whether the engine was built from these inputs, and its manifest is one of this version."""
+    if not run.finished(engine_key(build.budget, build.plan), build.inputs, [build.onnx]):
+        return False
+    try:
+        read_manifest(build.manifest)
+    except SlsError:
+        return False
+    return True
+
+
+def _at_once(builds: Sequence[Build], options: BuildConfig) -> int:
+    """How many builds at a time: one where kernels are timed, else as many as there are cores."""
+    if any(build.backend.times_kernels for build in builds):
+        return 1
+    return options.jobs or os.cpu_count() or 1

@@ -8,14 +8,16 @@ from sls_deploy.engine.backend import Backend
 from sls_deploy.engine.gpu import capability, gpu_architecture
 
 
-def _refusal(architecture: str) -> str:
+def _refusal(target: str) -> str:
     present = gpu_architecture()
     if present is None:
         return "it builds only for a GPU that is present, and there is none here"
-    if present != architecture:
+    if "+" in target:
+        return "an engine of it is for one compute capability, or for all by hardware_compatibility"
+    if present != target:
         return (
             f"it builds only for the GPU that is present, whose compute capability is "
-            f"{capability(present)}, not {capability(architecture)}"
+            f"{capability(present)}, not {capability(target)}"
         )
     return ""
 
@@ -24,4 +26,4 @@ def _aim(trt: Any, config: Any, architectures: tuple[str, ...]) -> None:
     """The GPU that is present is the target already."""
 
 
-BACKEND = Backend("tensorrt", "gpu", _refusal, _aim)
+BACKEND = Backend("tensorrt", "gpu", True, _refusal, _aim, {})

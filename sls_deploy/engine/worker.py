@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import resource
 import signal
 import sys
 from dataclasses import asdict, replace
@@ -14,6 +13,7 @@ from typing import Any
 from sls_deploy.engine.backends import BACKENDS
 from sls_deploy.engine.builder import build_engine
 from sls_deploy.engine.request import BuildAnswer, BuildOptions, BuildRequest
+from sls_deploy.process_memory import peak_mib
 
 _PR_SET_PDEATHSIG = 1
 
@@ -36,22 +36,6 @@ def main() -> None:
 def _read_request(values: dict[str, Any]) -> BuildRequest:
     options = BuildOptions(**values.pop("options"))
     return BuildRequest(**values, options=options)
-
-
-def peak_mib() -> int:
-    """Peak resident memory of this process, in MiB.
-
-    From the kernel's account of the process's own memory where it has one: the figure of
-    getrusage is inherited from the parent at the start, so it may be the parent's.
-    """
-    try:
-        status = Path("/proc/self/status").read_text("ascii")
-    except OSError:
-        status = ""
-    for line in status.splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) // 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 if __name__ == "__main__":

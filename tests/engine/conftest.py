@@ -15,7 +15,7 @@ from sls_deploy.config import BuildConfig, Config, to_toml
 from sls_deploy.engine.request import BuildRequest
 from sls_deploy.engine.stage import EngineResult, build_engines
 from sls_deploy.files import hash_file
-from sls_deploy.run import Run
+from sls_deploy.run import Run, budget_name
 
 SHAPES = {
     "min_shape": (1, 3, 16, 16),
@@ -88,11 +88,12 @@ def make_run(folder: Path) -> Run:
     return run
 
 
-def record_export(run: Run) -> None:
+def record_export(run: Run, budget: float = 0.5) -> None:
     """Record the graphs that lie in the run as those that an export wrote."""
-    graphs = sorted(run.folder("export", 0.5).iterdir())
+    graphs = sorted(run.folder("export", budget).iterdir())
     with run.locked():
-        run.stage("export/b0.50", {path.name: hash_file(path) for path in graphs}, lambda: graphs)
+        key = f"export/{budget_name(budget)}"
+        run.stage(key, {path.name: hash_file(path) for path in graphs}, lambda: graphs)
 
 
 def request_for(onnx_path: Path, plan: Path) -> BuildRequest:
@@ -113,6 +114,14 @@ def build_options(**values: object) -> BuildConfig:
     return BuildConfig.model_validate({"backend": "tensorrt_rtx", **SHAPES, **values})
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of engines that no other test fills."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("SLS_DEPLOY_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture(name="make_network")
 def network_maker() -> Callable[..., onnx.ModelProto]:
     return make_network
@@ -124,7 +133,7 @@ def options_maker() -> Callable[..., BuildConfig]:
 
 
 @pytest.fixture(name="record_export")
-def export_recorder() -> Callable[[Run], None]:
+def export_recorder() -> Callable[..., None]:
     return record_export
 
 
@@ -145,5 +154,5 @@ def run(tmp_path: Path) -> Run:
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, EngineResult]]:
     """A run with SM86 engines, by precision."""
     made = make_run(tmp_path_factory.mktemp("built") / "run")
-    results = build_engines(made, 0.5, build_options(precisions=("fp32", "fp16")))
+    results = build_engines(made, [0.5], build_options(precisions=("fp32", "fp16")))
     return made, {result.manifest.precision: result for result in results}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def test_type_stubs_alone_are_not_an_installation(
     (tmp_path / "only_stubs" / "__init__.pyi").write_text("class Builder: ...")
     monkeypatch.syspath_prepend(tmp_path)
     rtx = BACKENDS["tensorrt_rtx"]
-    stubs = Backend("only_stubs", "gpu", rtx.refusal, rtx.aim)  # type: ignore[arg-type]
+    stubs = replace(rtx, name="only_stubs")  # type: ignore[arg-type]
     assert stubs.load() is None
     assert stubs.version is None
 

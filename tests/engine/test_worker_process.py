@@ -14,7 +14,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from sls_deploy.engine.process import run_worker
+from sls_deploy.engine.process import MemoryLimitError, run_worker
 from sls_deploy.engine.request import BuildRequest
 from sls_deploy.errors import SlsError
 
@@ -24,7 +24,7 @@ Maker = Callable[..., onnx.ModelProto]
 PARENT = """
 import json, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from sls_deploy.engine.process import run_worker
+from sls_deploy.engine.process import MemoryLimitError, run_worker
 from sls_deploy.engine.request import BuildRequest
 run_worker(BuildRequest(**json.load(sys.stdin)), 60)
 """
@@ -140,7 +140,7 @@ def test_a_worker_that_crashes_names_its_signal(request_hanging: BuildRequest) -
 
 
 def test_memory_that_runs_out_is_one_clear_error(request_small: BuildRequest) -> None:
-    limited = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({250 << 20},) * 2)"
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({550 << 20},) * 2)"
     done = subprocess.run(
         [sys.executable, "-c", limited + PARENT],
         input=json.dumps(asdict(request_small)),
@@ -215,7 +215,7 @@ def test_the_workers_memory_is_its_own_not_its_parents() -> None:
     code = (
         "import subprocess, sys; ballast = b'x' * (400 << 20);"
         "print(subprocess.check_output([sys.executable, '-c',"
-        " 'from sls_deploy.engine.worker import peak_mib; print(peak_mib())'], text=True))"
+        " 'from sls_deploy.process_memory import peak_mib; print(peak_mib())'], text=True))"
     )
     printed = subprocess.check_output([sys.executable, "-c", code], text=True)
     assert 5 < int(printed) < 200
@@ -229,3 +229,30 @@ def test_a_worker_does_not_outlive_a_parent_that_was_killed(
     parent.kill()
     parent.communicate(timeout=30)
     assert wait_until_gone(worker)
+
+
+def test_a_worker_above_its_memory_is_stopped(request_small: BuildRequest) -> None:
+    with pytest.raises(MemoryLimitError, match=r"took more than 40 MiB and was stopped"):
+        run_worker(request_small, 60, 40)
+    assert not Path(request_small.plan).exists()
+
+
+def test_a_worker_within_its_memory_is_left_alone(request_small: BuildRequest) -> None:
+    answer = run_worker(request_small, 60, 2000)
+    assert 50 < answer.peak_mib < 2000
+
+
+def test_a_worker_that_is_called_off_is_killed(request_hanging: BuildRequest) -> None:
+    stop = threading.Event()
+    found: list[int] = []
+
+    def call_off() -> None:
+        found.append(busy_worker_of(os.getpid()))
+        stop.set()
+
+    thread = threading.Thread(target=call_off)
+    thread.start()
+    with pytest.raises(SlsError, match="was stopped"):
+        run_worker(request_hanging, 120, stop=stop)
+    thread.join()
+    assert wait_until_gone(found[0])

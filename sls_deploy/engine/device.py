@@ -1,0 +1,167 @@
+"""The GPU that engines are timed on: what it is, who drives it, how fast it runs at the moment."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from sls_deploy.engine.gpu import VisibleGpu, architecture_of, visible_gpu
+
+_CLOCK_RATE = 13
+"""CU_DEVICE_ATTRIBUTE_CLOCK_RATE: the fastest SM clock, in kHz."""
+_LONGEST_NAME = 256
+_LONGEST_BUS_ID = 32
+
+_HELD_BY_A_SETTING = 0x2
+"""nvmlClocksEventReasonApplicationsClocksSetting: a clock that was set is what limits it."""
+_PULLED_DOWN = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
+"""Power cap, hardware slowdown, heat (software, hardware) and power brake: stronger than a lock."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU at one moment."""
+
+    name: str
+    """As the driver calls it, such as 'NVIDIA A10'."""
+    architecture: str
+    """Compute capability, such as 'sm86'."""
+    driver: str
+    """Version of the driver, such as '550.54.15'; '' where NVML is missing."""
+    cuda: str
+    """Newest CUDA that the driver serves, such as '12.4'."""
+    memory_mib: int
+    """Memory of the GPU, in MiB."""
+    sm_clock_mhz: int | None
+    """Clock of the multiprocessors now; None where NVML does not tell."""
+    max_sm_clock_mhz: int | None
+    """Fastest clock that they may reach."""
+    memory_clock_mhz: int | None
+    """Clock of the memory now; None where NVML does not tell."""
+    clocks_locked: bool | None
+    """Whether a clock that someone set holds the GPU now; None where NVML cannot tell.
+
+    NVML sets locked clocks and has no call that reads them back. It only tells what limits the
+    clock at the moment: a set clock (True), or power or heat, which no lock withstands (False).
+    On an idle GPU, or one whose lock is not what limits it, neither shows. So None is no proof
+    against a lock: compare `sm_clock_mhz` before, during and after a measurement.
+    """
+
+
+def present_device(index: int = 0) -> Device | None:
+    """The GPU that CUDA programs of this process use first.
+
+    Clocks and the driver's version come from NVML (package nvidia-ml-py, extra 'gpu') and are
+    unknown without it.
+
+    Args:
+        index: place among the visible GPUs, from 0; CUDA_VISIBLE_DEVICES decides which they are.
+
+    Returns:
+        None where there is no driver or no such GPU.
+    """
+    gpu = visible_gpu(index)
+    architecture = None if gpu is None else architecture_of(gpu)
+    if gpu is None or architecture is None:
+        return None
+    now = _read_nvml(_bus_id(gpu))
+    return Device(
+        name=_name(gpu),
+        architecture=architecture,
+        driver=now.driver,
+        cuda=cuda_version(gpu.driver),
+        memory_mib=_memory_mib(gpu),
+        sm_clock_mhz=now.sm_clock_mhz,
+        max_sm_clock_mhz=now.max_sm_clock_mhz or _max_sm_clock(gpu),
+        memory_clock_mhz=now.memory_clock_mhz,
+        clocks_locked=None if now.reasons is None else _locked(now.reasons),
+    )
+
+
+def cuda_version(driver: Any) -> str:
+    """Newest CUDA that a driver library serves, such as '12.4'; '' where it does not tell."""
+    version = ctypes.c_int()
+    if driver.cuDriverGetVersion(ctypes.byref(version)):
+        return ""
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
+def _name(gpu: VisibleGpu) -> str:
+    name = ctypes.create_string_buffer(_LONGEST_NAME)
+    failed = gpu.driver.cuDeviceGetName(name, _LONGEST_NAME, gpu.handle)
+    return "" if failed else name.value.decode("utf-8", "replace")
+
+
+def _bus_id(gpu: VisibleGpu) -> str:
+    """Place on the PCI bus, such as '0000:65:00.0': the one name that CUDA and NVML share."""
+    bus_id = ctypes.create_string_buffer(_LONGEST_BUS_ID)
+    failed = gpu.driver.cuDeviceGetPCIBusId(bus_id, _LONGEST_BUS_ID, gpu.handle)
+    return "" if failed else bus_id.value.decode("ascii", "replace")
+
+
+def _memory_mib(gpu: VisibleGpu) -> int:
+    size = ctypes.c_size_t()
+    failed = gpu.driver.cuDeviceTotalMem_v2(ctypes.byref(size), gpu.handle)
+    return 0 if failed else size.value // 2**20
+
+
+def _max_sm_clock(gpu: VisibleGpu) -> int | None:
+    rate = gpu.attribute(_CLOCK_RATE)
+    return rate // 1000 if rate else None
+
+
+@dataclass(frozen=True)
+class _Nvml:
+    """What NVML told; what it did not is None."""
+
+    driver: str = ""
+    sm_clock_mhz: int | None = None
+    max_sm_clock_mhz: int | None = None
+    memory_clock_mhz: int | None = None
+    reasons: int | None = None
+
+
+def _read_nvml(bus_id: str) -> _Nvml:
+    """Ask NVML about the GPU at a place on the bus.
+
+    By index would be wrong: NVML counts all GPUs of the machine, CUDA only those it may see.
+    """
+    try:
+        import pynvml
+    except (ImportError, OSError):
+        return _Nvml()
+    nvml: Any = pynvml
+
+    def ask(question: Callable[..., Any], *given: Any) -> Any:
+        with suppress(nvml.NVMLError):  # a GPU, a driver or a container may lack any of them
+            return question(*given)
+        return None
+
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return _Nvml()
+    try:
+        driver = ask(nvml.nvmlSystemGetDriverVersion) or ""
+        handle = ask(nvml.nvmlDeviceGetHandleByPciBusId, bus_id)
+        if handle is None:
+            return _Nvml(driver)
+        return _Nvml(
+            driver,
+            sm_clock_mhz=ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
+            max_sm_clock_mhz=ask(nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_SM),
+            memory_clock_mhz=ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_MEM),
+            reasons=ask(nvml.nvmlDeviceGetCurrentClocksEventReasons, handle),
+        )
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _locked(reasons: int) -> bool | None:
+    """Whether a set clock holds the GPU, from NVML's bits of what limits its clock."""
+    if reasons & _PULLED_DOWN:
+        return False
+    return True if reasons & _HELD_BY_A_SETTING else None
