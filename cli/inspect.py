@@ -19,7 +19,7 @@ def inspect(
     target: Annotated[
         Path | None,
         typer.Argument(
-            metavar="TARGET", help="ONNX file or run folder; else --model or --weights."
+            metavar="TARGET", help="ONNX file, engine or run folder; else --model or --weights."
         ),
     ] = None,
     budget: Annotated[
@@ -55,6 +55,7 @@ def inspect(
     List the layers of a network: shape, share of the multiply-accumulates, whether each may be
     pruned and whether Ampere's sparse tensor cores can take it, or why not. Of an ONNX file, or
     of a run's: what it holds, or layer by layer where it departs from another or from PyTorch.
+    Of an engine: its manifest, and for every layer how far it is proven that it runs sparse.
     """
     from sls_deploy.cli.inspect_file import inspect_target
     from sls_deploy.cli.output import print_json

@@ -1,4 +1,4 @@
-"""`sls-deploy inspect` of ONNX files: what they are, and where they depart."""
+"""`sls-deploy inspect` of files: what they are, and where ONNX files depart."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def inspect_target(target: Path, budget: str | None, compare: str | None, *, json: bool) -> None:
-    """Inspect a file or the exported files of a run, or compare with another.
+    """Inspect a file, an engine or the exported files of a run, or compare with another.
 
     Args:
-        target: an ONNX file or a run folder.
+        target: an ONNX file, an engine or a run folder.
         budget: for a run, the budgets; None for all exported.
         compare: for a file, another file; for a run, a precision; None to compare nothing.
         json: print JSON.
@@ -28,11 +28,17 @@ def inspect_target(target: Path, budget: str | None, compare: str | None, *, jso
     if target.is_dir():
         _inspect_run(target, budget, compare, json=json)
         return
+    from sls_deploy.cli.inspect_engine import inspect_engine
     from sls_deploy.errors import SlsError
     from sls_deploy.export.inspect_file import compare_files, inspect_file
 
     if budget is not None:
         raise SlsError("means nothing for a file", "--budget", "Name a run folder.")
+    if target.suffix == ".plan":
+        if compare is not None:
+            raise SlsError("means nothing for an engine", "--compare", "Name an ONNX file.")
+        inspect_engine(target, json=json)
+        return
     if compare is None:
         _print_files([inspect_file(target)], json=json)
     else:

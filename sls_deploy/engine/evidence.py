@@ -1,39 +1,45 @@
 """How far it is proven that an engine is sparse, layer by layer and by level.
 
 L0: the ONNX weights are 2:4-legal. L1: these bytes are in the plan. L2: TensorRT found layers
-eligible. L3: TensorRT chose a sparse kernel. L2 and L3 need a GPU at build time.
+eligible. L3: TensorRT chose a sparse kernel. L4: the engine was timed with sparsity on and off.
+L2 to L4 need a GPU.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
-from sls_deploy.onnx_layers import weight_uses
-from sls_deploy.sparsity.legality import is_2_4, why_not_eligible
+from sls_deploy.engine.eligibility import SELDOM_BELOW, Quantisers, why_not_sparse
+from sls_deploy.engine.sparsity_log import SparsityLog, is_named, read_sparsity_log
+from sls_deploy.engine.weight_bytes import find_weight, rounded_to
+from sls_deploy.onnx_layers import WeightUse, weight_uses
+from sls_deploy.sparsity.legality import is_2_4
 
-_PADDINGS = (1, 2, 4, 8)
-"""Multiples that the channels of a stored weight may be filled up to with zeros. Measured on
-TensorRT for RTX 1.7: fp32 as they are, fp16 an even number; 4 and 8 are for other versions."""
-_FEWEST = 16
-"""Distinct nonzero values that a weight needs for a match not to be an accident."""
+Level = Literal["none", "L0", "L1", "L2", "L3", "L4"]
+"""How much is proven; 'none' if no layer is eligible."""
+_PRODUCTS = ("Gemm", "MatMul")
 _UNKNOWN = "kernel choice unknown until it is loaded on a GPU"
+_UNNAMED = "the loaded engine does not name the kernels"
+_CHANGED = "its weights are not in the plan as they are: folded, reordered or replaced"
+_TOO_FEW = "its weights are too few to tell them from other bytes"
 
 
 @dataclass(frozen=True)
 class LayerEvidence:
-    """What is known of one convolution."""
+    """What is known of one layer: a convolution, or a product with a matrix of weights."""
 
     name: str
     """Name of its node in the graph."""
+    operator: str
+    """ONNX operator, such as 'Conv'."""
     onnx_initializer: str
     """Name of its weight; empty if that could not be followed."""
+    precision: str
+    """Precision of its weight, such as 'fp16' or 'int8'; empty if it could not be followed."""
     c_in: int
     """Input channels."""
     groups: int
@@ -41,119 +47,144 @@ class LayerEvidence:
     legal_2_4: bool
     """At most two nonzeros in every four consecutive input channels."""
     eligible: bool
-    """May run on sparse tensor cores: legal, one group, input channels a multiple of 4."""
+    """May run on sparse tensor cores: legal, one group, input channels a multiple of 4, and in a
+    precision that they compute."""
     reason: str
-    """Why it is not eligible, or why its bytes say nothing; else empty."""
+    """Why it is not eligible; empty if it is."""
     bytes_in_plan: bool | None
     """Whether the plan holds exactly these weights; None if that cannot be told."""
-
-
-@dataclass(frozen=True)
-class SparsityLog:
-    """What TensorRT said when it built on a GPU; None where it said nothing."""
-
-    eligible: int | None = None
-    """Layers that it found eligible for sparse kernels."""
-    chosen: int | None = None
-    """Layers that it runs with a sparse kernel."""
+    note: str = ""
+    """Why its bytes say nothing, or why a sparse kernel is unlikely; else empty."""
+    found: bool | None = None
+    """Whether TensorRT named it as eligible; None if it did not tell."""
+    chosen: bool | None = None
+    """Whether TensorRT runs it with a sparse kernel; None if it did not tell."""
+    tactic: str = ""
+    """Name of the kernel that runs it; empty until the engine was loaded on a GPU."""
 
 
 @dataclass(frozen=True)
 class Evidence:
     """All that is known of one engine's sparsity."""
 
-    level: Literal["none", "L0", "L1", "L2", "L3"]
-    """Highest level reached; 'none' if no layer is eligible."""
+    level: Level
+    """Highest level reached."""
     statement: str
     """The level in a sentence."""
     log: SparsityLog
     """What TensorRT said itself."""
     layers: tuple[LayerEvidence, ...]
-    """Every convolution, in the order of the graph."""
+    """Every layer, in the order of the graph."""
 
 
 def gather_evidence(
     model: onnx.ModelProto, plan: bytes, sparsity_log: Iterable[str] = ()
 ) -> Evidence:
     """Judge an engine by its source graph, its bytes and the vendor's log."""
-    layers = tuple(_layers(model, plan))
     log = read_sparsity_log(sparsity_log)
+    layers = tuple(_layers(model, plan))
+    nodes = frozenset(layer.name for layer in layers)
+    told = (
+        replace(
+            layer,
+            found=is_named(layer.name, log.eligible_names, log.eligible, nodes),
+            chosen=is_named(layer.name, log.chosen_names, log.chosen, nodes),
+        )
+        for layer in layers
+    )
+    return judge(tuple(told), log)
+
+
+def judge(layers: tuple[LayerEvidence, ...], log: SparsityLog, *, loaded: bool = False) -> Evidence:
+    """The level that is reached by what is known of the layers.
+
+    Args:
+        layers: every layer of an engine.
+        log: what TensorRT said when it built the engine.
+        loaded: whether the layers have been asked for their kernels on a GPU.
+    """
     eligible = [layer for layer in layers if layer.eligible]
-    told = [layer.bytes_in_plan for layer in eligible if layer.bytes_in_plan is not None]
-    found = f"{sum(told)} of {len(eligible)} eligible convolutions' weights found in the plan"
-    if log.chosen:
-        statement = f"TensorRT chose a sparse kernel for {log.chosen} layers; {found}"
+    legal = [layer for layer in layers if layer.legal_2_4]
+    found = f"{_found(eligible)} eligible layers' weights found in the plan"
+    sparse = log.chosen or sum(layer.chosen is True for layer in layers)
+    kernels = _kernels(eligible, loaded=loaded)
+    if sparse:
+        statement = f"TensorRT chose a sparse kernel for {sparse} layers; {found}"
         return Evidence("L3", statement, log, layers)
     if log.eligible:
         chosen = "did not say which kernels it chose" if log.chosen is None else "chose dense ones"
         statement = f"TensorRT found {log.eligible} layers eligible and {chosen}; {found}"
         return Evidence("L2", statement, log, layers)
     if not eligible:
-        statement = f"no convolution is eligible for sparse kernels; {_UNKNOWN}"
-        return Evidence("none", statement, log, layers)
-    level: Literal["L0", "L1"] = "L1" if sum(told) == len(eligible) else "L0"
-    return Evidence(level, f"{found}; {_UNKNOWN}", log, layers)
+        but = f", though {len(legal)} are 2:4 ({_found(legal)} in the plan)" if legal else ""
+        return Evidence("none", f"no layer is eligible for sparse kernels{but}", log, layers)
+    level: Level = "L1" if all(layer.bytes_in_plan for layer in eligible) else "L0"
+    return Evidence(level, f"{found}; {kernels}", log, layers)
 
 
-def read_sparsity_log(lines: Iterable[str]) -> SparsityLog:
-    """Count layers from lines such as '(Sparsity) Found 3 layer(s) eligible to use ...'."""
-    eligible: int | None = None
-    chosen: int | None = None
-    for line in lines:
-        if match := re.search(r"\(Sparsity\) Found (\d+) layer\(s\) eligible", line):
-            eligible = int(match[1])
-        if match := re.search(r"\(Sparsity\) Chose (\d+) layer\(s\)", line):
-            chosen = int(match[1])
-    return SparsityLog(eligible, chosen)
+def _found(layers: Sequence[LayerEvidence]) -> str:
+    return f"{sum(layer.bytes_in_plan is True for layer in layers)} of {len(layers)}"
 
 
-def find_weight(weight: NDArray[Any], plan: bytes) -> bool | None:
-    """Look a convolution's weight up in a plan, as stored: KRSC, channels filled up with zeros.
-
-    Args:
-        weight: [C_out, C_in per group, kernel height, kernel width], in the graph's precision.
-        plan: the serialised engine.
-
-    Returns:
-        True if all of it stands there in one piece; None if the weight has so few distinct
-        values that finding it would prove nothing.
-    """
-    if len(np.unique(weight[weight != 0])) < _FEWEST:
-        return None
-    krsc = np.moveaxis(weight, 1, -1)
-    widths = {krsc.shape[-1] + -krsc.shape[-1] % multiple for multiple in _PADDINGS}
-    return any(_padded(krsc, width).tobytes() in plan for width in sorted(widths))
-
-
-def _padded(krsc: NDArray[Any], width: int) -> NDArray[Any]:
-    return np.pad(krsc, [(0, 0)] * (krsc.ndim - 1) + [(0, width - krsc.shape[-1])])
+def _kernels(eligible: Sequence[LayerEvidence], *, loaded: bool) -> str:
+    """What is known of kernels where none is sparse."""
+    dense = sum(layer.chosen is False for layer in eligible)
+    if dense:
+        return f"dense kernels run {dense} of {len(eligible)} eligible layers"
+    return _UNNAMED if loaded else _UNKNOWN
 
 
 def _layers(model: onnx.ModelProto, plan: bytes) -> Iterator[LayerEvidence]:
+    quantisers = Quantisers(model.graph)
     for use in weight_uses(model):
-        if not use.operator.startswith("Conv"):
-            continue
         if use.weight is None:
-            yield LayerEvidence(use.node, "", 0, use.groups, False, False, use.reason, None)
+            yield LayerEvidence(
+                name=use.node,
+                operator=use.operator,
+                onnx_initializer="",
+                precision="",
+                c_in=0,
+                groups=use.groups,
+                legal_2_4=False,
+                eligible=False,
+                reason=use.reason,
+                bytes_in_plan=None,
+            )
             continue
-        channels = use.filters.shape[1]
         legal = is_2_4(use.filters)
-        found = find_weight(use.filters, plan)
-        not_eligible = why_not_eligible(
-            channels, use.groups, legal=legal, transposed=use.operator == "ConvTranspose"
-        )
-        about_bytes = {
-            True: "",
-            False: "its weights are not in the plan as they are: folded, reordered or replaced",
-            None: "its weights are too few to tell them from other bytes",
-        }[found]
+        reason = why_not_sparse(use, quantisers, legal=legal)
+        in_plan, about_bytes = _in_plan(use, plan)
+        notes = (about_bytes, "" if reason else _why_unlikely(use))
         yield LayerEvidence(
             name=use.node,
+            operator=use.operator,
             onnx_initializer=use.weight.name,
-            c_in=channels * use.groups,
+            precision=use.weight.precision,
+            c_in=use.filters.shape[1] * use.groups,
             groups=use.groups,
             legal_2_4=legal,
-            eligible=not not_eligible,
-            reason="; ".join(filter(None, (not_eligible, about_bytes))),
-            bytes_in_plan=found,
+            eligible=not reason,
+            reason=reason,
+            bytes_in_plan=in_plan,
+            note="; ".join(filter(None, notes)),
         )
+
+
+def _in_plan(use: WeightUse, plan: bytes) -> tuple[bool | None, str]:
+    """Whether a weight is in the plan, and why that is not known or not so."""
+    if use.weight is None:
+        return None, ""
+    weight = use.weight.values.transpose(use.weight.order)
+    product = use.operator in _PRODUCTS
+    found = find_weight(weight, plan, product=product)
+    if found is not False:
+        return found, "" if found else _TOO_FEW
+    lower = rounded_to(weight, plan, product=product)
+    return False, f"its weights are in the plan rounded to {lower}" if lower else _CHANGED
+
+
+def _why_unlikely(use: WeightUse) -> str:
+    """Why TensorRT will hardly choose a sparse kernel for an eligible layer."""
+    outputs, inputs = use.filters.shape[:2]
+    few = min(outputs, inputs) < SELDOM_BELOW
+    return f"few channels: sparse kernels are seldom faster below {SELDOM_BELOW}" if few else ""

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from sls_deploy.engine.vendor_log import clean, first_cause
+from sls_deploy.engine.vendor_log import VendorLog, clean, first_cause
 
 MIXED_TYPES = """\
 Invalid Node - conv0
@@ -34,3 +36,14 @@ def test_lines_without_a_cause_are_passed_over(line: str) -> None:
 def test_memory_errors_keep_their_words() -> None:
     line = "[virtualMemoryBuffer.cpp::resize::154] Error Code 2: OutOfMemory (no further info)"
     assert clean(line) == "OutOfMemory (no further info)"
+
+
+def test_what_the_vendor_says_of_sparsity_is_kept_whatever_its_level() -> None:
+    trt: Any = pytest.importorskip("tensorrt_rtx")
+    log = VendorLog(trt)
+    said = ["(Sparsity) Layers eligible for sparse math: a", "(Sparsity) Chose 0 layer(s)"]
+    levels = [trt.ILogger.Severity.INFO, trt.ILogger.Severity.VERBOSE]
+    for level, line in zip(levels, said, strict=True):
+        log.logger.log(level, line)
+    log.logger.log(trt.ILogger.Severity.INFO, "Total Activation Memory: 7864832")
+    assert (log.sparsity, log.warnings, log.errors) == (said, [], [])
