@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 
 from sls_deploy import __version__
-from sls_deploy.cli import build, demo, export, init, inspect, models, run, search, train, validate
+from sls_deploy.cli import (
+    bench,
+    build,
+    demo,
+    doctor,
+    export,
+    init,
+    inspect,
+    models,
+    run,
+    search,
+    train,
+    validate,
+)
 from sls_deploy.errors import GateError, SlsError
 
 app = typer.Typer(
@@ -24,10 +37,14 @@ app.command("search", short_help="Find what to prune, under a budget.")(search.s
 app.command("export", short_help="Write ONNX files, with proof.")(export.export)
 app.command("build", short_help="Build TensorRT engines, with evidence.")(build.build)
 app.command("validate", short_help="Measure every stage on real pictures.")(validate.validate)
+app.command("bench", short_help="Time every form of a network, or its layers.")(bench.bench)
 app.command("demo", short_help="Do the whole job on bundled pictures.")(demo.demo)
 app.command("train", short_help="Train a dense network from photographs.")(train.train)
-app.command("inspect", short_help="List a network's layers, and what may be pruned.")(
+app.command("inspect", short_help="List the layers of a network, an ONNX file or an engine.")(
     inspect.inspect
+)
+app.command("doctor", short_help="Say what works on this machine, and what mends the rest.")(
+    doctor.doctor
 )
 app.command("models", short_help="List the networks that are known.")(models.models)
 

@@ -9,9 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from sls_deploy.config import Precision
-from sls_deploy.sparsity.ratios import REFILLED
+from sls_deploy.sparsity.ratios import REFILLED, WEIGHTS
 
 PROOF = "proof.json"
+
+
+def exported_weights(exported: Path) -> str:
+    """Name of the weights that an export was made from: the searched or the refilled ones."""
+    source = json.loads((exported / PROOF).read_text("utf-8"))["source"]
+    return next(name for name in (WEIGHTS, REFILLED) if name == source.get("file", WEIGHTS))
 
 
 @dataclass(frozen=True)

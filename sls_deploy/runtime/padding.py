@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sls_deploy.runtime.runner import Pictures, Runner, check_pictures
+from sls_deploy.runtime.runner import LayerTime, Pictures, Runner, Stopwatch, check_pictures
 from sls_deploy.sizes import padded_side
 
 
@@ -26,17 +26,35 @@ class Padded:
         self._runner, self._scale = runner, scale
         self._least_side, self._multiple = least_side, multiple
 
+    @property
+    def note(self) -> str:
+        """What the runner says of itself; see `Runner.note`."""
+        return self._runner.note
+
     def run(self, pictures: Pictures) -> Pictures:
         """Restore a batch; see `Runner.run`."""
-        pictures = check_pictures(pictures, self.name)
+        output = self._runner.run(self._filled(pictures))
         height, width = pictures.shape[2:]
-        wanted = [padded_side(side, self._least_side, self._multiple) for side in (height, width)]
-        output = self._runner.run(reflect(pictures, wanted[0], wanted[1]))
         return output[:, :, : height * self._scale, : width * self._scale]
+
+    def stopwatch(self, pictures: Pictures) -> Stopwatch:
+        """Time a batch; see `Runner.stopwatch`. Filling up the pictures is not in the time."""
+        return self._runner.stopwatch(self._filled(pictures))
+
+    def profile(self, pictures: Pictures, repeats: int) -> tuple[LayerTime, ...] | None:
+        """Time each layer; see `Runner.profile`."""
+        return self._runner.profile(self._filled(pictures), repeats)
 
     def close(self) -> None:
         """Let go of the runner."""
         self._runner.close()
+
+    def _filled(self, pictures: Pictures) -> Pictures:
+        pictures = check_pictures(pictures, self.name)
+        wanted = [
+            padded_side(side, self._least_side, self._multiple) for side in pictures.shape[2:]
+        ]
+        return reflect(pictures, wanted[0], wanted[1])
 
 
 def reflect(pictures: Pictures, height: int, width: int) -> Pictures:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sls_deploy.errors import SlsError, reason
-from sls_deploy.runtime.runner import Pictures, check_pictures
+from sls_deploy.runtime.runner import LayerTime, Pictures, Stopwatch, check_pictures
 
 if TYPE_CHECKING:
     import torch
@@ -21,26 +22,72 @@ class TorchRunner:
         name: what reports call the runner.
     """
 
+    note = ""
+    """Nothing is to be known of it; see `Runner.note`."""
+
     def __init__(self, model: torch.nn.Module, name: str = "PyTorch") -> None:
         self.name = name
         self._model: torch.nn.Module | None = model.eval()
 
     def run(self, pictures: Pictures) -> Pictures:
         """Restore a batch; see `Runner.run`."""
+        output = self._restored(self._batch(pictures))
+        return np.asarray(output.float().cpu().numpy(), np.float32)
+
+    def stopwatch(self, pictures: Pictures) -> Stopwatch:
+        """Time a batch; see `Runner.stopwatch`. PyTorch's own choices of kernels are left alone."""
         import torch
 
-        if self._model is None:
-            raise SlsError("was closed", self.name, "Make a new runner.")
-        batch = torch.from_numpy(check_pictures(pictures, self.name))
-        parameter = next(self._model.parameters(), batch)
-        try:
-            with torch.no_grad():
-                output = self._model(batch.to(parameter.device))
-        except Exception as error:  # whatever the network raises
-            what = f"failed on pictures of shape {list(pictures.shape)} ({reason(error)})"
-            raise SlsError(what, self.name) from None
-        return np.asarray(output.float().cpu().numpy(), np.float32)
+        batch = self._batch(pictures)
+        if not batch.is_cuda:
+
+            def run_on_cpu() -> float:
+                start = time.perf_counter()
+                self._restored(batch)
+                return (time.perf_counter() - start) * 1e3
+
+            return run_on_cpu
+
+        def run_on_gpu() -> float:
+            start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            start.record()
+            self._restored(batch)
+            end.record()
+            end.synchronize()
+            return float(start.elapsed_time(end))
+
+        return run_on_gpu
+
+    def profile(self, pictures: Pictures, repeats: int) -> tuple[LayerTime, ...] | None:  # noqa: ARG002
+        """None: PyTorch runs operators, and which of them make up a layer it does not say."""
+        return None
 
     def close(self) -> None:
         """Let go of the module."""
         self._model = None
+
+    def _batch(self, pictures: Pictures) -> torch.Tensor:
+        """The pictures on the device of the module."""
+        import torch
+
+        batch = torch.from_numpy(check_pictures(pictures, self.name))
+        return batch.to(next(self._open().parameters(), batch).device)
+
+    def _restored(self, batch: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        try:
+            with torch.no_grad():
+                output: torch.Tensor = self._open()(batch)
+        except SlsError:
+            raise
+        except Exception as error:  # whatever the network raises
+            what = f"failed on pictures of shape {list(batch.shape)} ({reason(error)})"
+            raise SlsError(what, self.name) from None
+        return output
+
+    def _open(self) -> torch.nn.Module:
+        if self._model is None:
+            raise SlsError("was closed", self.name, "Make a new runner.")
+        return self._model

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -12,12 +14,34 @@ from sls_deploy.errors import SlsError
 Pictures = NDArray[np.float32]
 """A batch of pictures: NCHW float32, RGB, 0..1 (an output may leave that range a little)."""
 
+Stopwatch = Callable[[], float]
+"""Runs a network once on input that lies where it runs; returns the milliseconds that it took."""
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """What one layer of a network takes."""
+
+    name: str
+    """The name that the backend gives it: layers that were fused have one together."""
+    kind: str
+    """Operator, such as 'Conv'; empty where the backend does not tell."""
+    device: str
+    """What ran it, such as 'CPUExecutionProvider' or 'tensorrt'."""
+    ms: float
+    """Median of its times, in milliseconds."""
+
 
 class Runner(Protocol):
     """A network that is ready to run, whatever executes it."""
 
     name: str
     """What reports call it, such as 'PyTorch' or 'ONNX Runtime fp16'."""
+
+    @property
+    def note(self) -> str:
+        """What is to be known of how it runs, such as why it goes slower; mostly empty."""
+        ...
 
     def run(self, pictures: Pictures) -> Pictures:
         """Restore a batch.
@@ -30,6 +54,32 @@ class Runner(Protocol):
 
         Raises:
             SlsError: the array is not of that form, or the network cannot take its size.
+        """
+        ...
+
+    def stopwatch(self, pictures: Pictures) -> Stopwatch:
+        """A function that restores the batch once and returns the milliseconds that it took.
+
+        Input and output stay where the network runs: nothing is copied to or from a GPU in that
+        time. On a GPU it is what two CUDA events measure, where the backend allows that.
+
+        Args:
+            pictures: as `run` takes them.
+
+        Raises:
+            SlsError: as `run` does.
+        """
+        ...
+
+    def profile(self, pictures: Pictures, repeats: int) -> tuple[LayerTime, ...] | None:
+        """What each layer takes, in the order of execution; None where the backend cannot tell.
+
+        Args:
+            pictures: as `run` takes them.
+            repeats: how often the batch is restored, at least 1.
+
+        Raises:
+            SlsError: as `run` does.
         """
         ...
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from sls_deploy.engine.backends import BACKENDS
+from sls_deploy.engine.device import present_device
 from sls_deploy.engine.gpu import capability, gpu_architecture
 from sls_deploy.engine.manifest import EngineManifest, verified_manifest
-from sls_deploy.engine.vendor_log import VendorLog
 from sls_deploy.errors import SlsError
+from sls_deploy.files import cache_folder
 from sls_deploy.runtime.byte_pictures import from_bytes, to_bytes
-from sls_deploy.runtime.runner import Pictures, check_pictures
+from sls_deploy.runtime.loaded_engine import LoadedEngine
+from sls_deploy.runtime.runner import LayerTime, Pictures, Stopwatch, check_pictures
 
 
 class EngineRunner:
     """Runs an engine; its buffers are PyTorch tensors on the first visible GPU.
+
+    What `tensorrt_rtx` compiles at loading is kept in the cache folder of whoever runs it, by the
+    hash of the engine, so that the next start need not compile it. Not beside the engine: what
+    lies there may come from elsewhere, and no manifest vouches for it.
 
     Args:
         plan: an engine that `sls-deploy build` wrote, with its manifest beside it.
@@ -28,59 +33,56 @@ class EngineRunner:
 
     def __init__(self, plan: Path, name: str = "") -> None:
         manifest = verified_manifest(plan)
-        _check_gpu(manifest, str(plan))
-        trt = _load_backend(manifest, str(plan))
-        self._torch = _load_torch(str(plan))
+        check_gpu(manifest, str(plan))
+        check_version(manifest, str(plan))
         self.name = name or f"{manifest.backend} {plan.stem}"
         self._manifest = manifest
-        self._log = VendorLog(trt)
-        runtime = trt.Runtime(self._log.logger)
-        engine = runtime.deserialize_cuda_engine(plan.read_bytes())
-        if engine is None:
-            raise SlsError(f"cannot be loaded: {self._log.first_error()}", str(plan))
-        context = engine.create_execution_context()
-        if context is None:
-            fix = "Build for a smaller largest input (build.max_shape)."
-            raise SlsError(f"cannot be made ready: {self._log.first_error()}", str(plan), fix)
-        self._runtime, self._engine, self._context = runtime, engine, context
-        # TensorRT synchronises more than needed on CUDA's default stream.
-        self._stream = self._torch.cuda.Stream()
+        self._in_bytes = manifest.inputs[0].dtype == "UINT8"
+        self._engine = LoadedEngine(
+            BACKENDS[manifest.backend],
+            plan.read_bytes(),
+            self.name,
+            host_code=manifest.options.version_compatible,
+            kernels=cache_folder() / "kernels" / manifest.plan_sha256,
+        )
+
+    @property
+    def note(self) -> str:
+        """Why CUDA graphs are not used; empty if they are."""
+        return self._engine.note
 
     def run(self, pictures: Pictures) -> Pictures:
         """Restore a batch; see `Runner.run`."""
-        if self._context is None:
-            raise SlsError("was closed", self.name, "Make a new runner.")
-        pictures = check_pictures(pictures, self.name)
-        check_size(pictures.shape, self._manifest, self.name)
-        try:
-            return self._execute(pictures)
-        except self._torch.cuda.OutOfMemoryError:
-            fix = "Run smaller batches or tiles."
-            shape = list(pictures.shape)
-            raise SlsError(f"ran out of GPU memory on {shape}", self.name, fix) from None
+        pictures = self._checked(pictures)
+        if self._in_bytes:
+            return from_bytes(self._engine.run(to_bytes(pictures)))
+        return self._engine.run(pictures)
+
+    def stopwatch(self, pictures: Pictures) -> Stopwatch:
+        """Time a batch of that shape; see `Runner.stopwatch`."""
+        return self._engine.stopwatch(self._laid_out(pictures))
+
+    def profile(self, pictures: Pictures, repeats: int) -> tuple[LayerTime, ...] | None:
+        """Time each layer on a batch of that shape; see `Runner.profile`."""
+        times = self._engine.profile(self._laid_out(pictures), repeats)
+        backend = self._manifest.backend
+        return tuple(LayerTime(name, "", backend, ms) for name, ms in times.items())
 
     def close(self) -> None:
         """Let go of the engine and its GPU memory."""
-        self._context = self._engine = self._runtime = None
+        self._engine.close()
 
-    def _execute(self, pictures: Pictures) -> Pictures:
-        torch, context = self._torch, self._context
-        self._log.errors.clear()
-        source_name, target_name = self._manifest.inputs[0].name, self._manifest.outputs[0].name
-        in_bytes = self._manifest.inputs[0].dtype == "UINT8"
-        with torch.cuda.stream(self._stream):
-            source = torch.from_numpy(to_bytes(pictures) if in_bytes else pictures).cuda()
-            done = context.set_input_shape(source_name, tuple(source.shape))
-            shape = tuple(context.get_tensor_shape(target_name))
-            target = torch.empty(shape, dtype=source.dtype, device="cuda")
-            done = done and context.set_tensor_address(source_name, source.data_ptr())
-            done = done and context.set_tensor_address(target_name, target.data_ptr())
-            done = done and context.execute_async_v3(self._stream.cuda_stream)
-            if not done:
-                what = f"failed on pictures of shape {list(pictures.shape)}"
-                raise SlsError(f"{what}: {self._log.first_error()}", self.name)
-            result = target.cpu().numpy()
-        return from_bytes(result) if in_bytes else result
+    def _checked(self, pictures: Pictures) -> Pictures:
+        pictures = check_pictures(pictures, self.name)
+        check_size(pictures.shape, self._manifest, self.name)
+        return pictures
+
+    def _laid_out(self, pictures: Pictures) -> tuple[int, ...]:
+        """Shape of the engine's input for a batch."""
+        batch, channels, height, width = self._checked(pictures).shape
+        if self._in_bytes:
+            return batch, height, width, channels
+        return batch, channels, height, width
 
 
 def check_size(shape: tuple[int, ...], manifest: EngineManifest, where: str) -> None:
@@ -97,32 +99,63 @@ def check_size(shape: tuple[int, ...], manifest: EngineManifest, where: str) -> 
     raise SlsError(what, where, fix)
 
 
-def _check_gpu(manifest: EngineManifest, where: str) -> None:
-    present, wanted = gpu_architecture(), capability(manifest.architecture)
-    if present != manifest.architecture:
+def check_gpu(manifest: EngineManifest, where: str) -> None:
+    """Refuse an engine that was not built for the first visible GPU.
+
+    An engine of `tensorrt` holds kernels that were timed on one model of GPU, so without hardware
+    compatibility it is refused on another model, too, though TensorRT itself would only warn.
+
+    Raises:
+        SlsError: there is no GPU, or it is another one than the engine needs.
+    """
+    fix = "Run it there, or build for this GPU (build.architectures)."
+    built_for = manifest.architecture.split("+")
+    present = gpu_architecture()
+    if present is None or not _serves(present, built_for, manifest.options.hardware_compatibility):
+        wanted = " or ".join(capability(name) for name in built_for)
         here = "none here" if present is None else f"one of {capability(present)} here"
         what = f"needs an NVIDIA GPU of compute capability {wanted}, and there is {here}"
-        raise SlsError(what, where, "Run it there, or build for this GPU (build.architectures).")
-
-
-def _load_backend(manifest: EngineManifest, where: str) -> Any:
-    backend = BACKENDS[manifest.backend]
-    module, installed = backend.load(), backend.version
-    wanted = manifest.backend_version
-    if module is None or installed != wanted:
-        here = "is not installed" if module is None else f"{installed} is installed"
-        what = f"needs {manifest.backend} {wanted}, but {manifest.backend} {here}"
-        fix = (
-            f"Install that version, or build again with what `sls-deploy[{backend.extra}]` brings."
-        )
         raise SlsError(what, where, fix)
-    return module
+    if manifest.backend != "tensorrt" or manifest.options.hardware_compatibility != "none":
+        return
+    device = present_device()
+    if manifest.device and device and manifest.device.name != device.name:
+        what = f"was built on an {manifest.device.name}, and there is an {device.name} here"
+        raise SlsError(what, where, fix)
 
 
-def _load_torch(where: str) -> Any:
-    import torch
+def _serves(present: str, built_for: list[str], compatibility: str) -> bool:
+    if compatibility == "ampere+":
+        return int(present.removeprefix("sm")) >= 80
+    return present in built_for
 
-    if not torch.cuda.is_available():
-        fix = "Install a PyTorch with CUDA support from pytorch.org."
-        raise SlsError("needs a PyTorch that sees the GPU, and this one does not", where, fix)
-    return torch
+
+def check_version(manifest: EngineManifest, where: str) -> None:
+    """Refuse an engine that the installed version of its backend did not build.
+
+    A version compatible engine also runs on later versions of the same major one.
+
+    Raises:
+        SlsError: the backend is not installed, or in another version.
+    """
+    backend = BACKENDS[manifest.backend]
+    installed, wanted = backend.version, manifest.backend_version
+    if installed == wanted:
+        return
+    compatible = manifest.options.version_compatible
+    if installed and compatible and _is_later(installed, wanted):
+        return
+    here = f"{installed} is installed" if installed else "is not installed"
+    wanted = f"{wanted} or a later {wanted.partition('.')[0]}.x" if compatible else wanted
+    what = f"needs {manifest.backend} {wanted}, but {manifest.backend} {here}"
+    fix = f"Install that version, or build again with what `sls-deploy[{backend.extra}]` brings."
+    raise SlsError(what, where, fix)
+
+
+def _is_later(installed: str, built: str) -> bool:
+    """Whether a version is at least another and has the same major number."""
+    here, there = (
+        [int(part) for part in version.split(".") if part.isdigit()]
+        for version in (installed, built)
+    )
+    return here[:1] == there[:1] and here >= there

@@ -15,8 +15,10 @@ from sls_deploy.config import Precision, ValidateConfig
 from sls_deploy.data.degradation import Degradation, choose_degradation
 from sls_deploy.data.truth import TruthFolder
 from sls_deploy.engine.gpu import gpu_architecture
+from sls_deploy.engine.stage import engine_key
 from sls_deploy.errors import SlsError
 from sls_deploy.export.passes.rounding import runnable
+from sls_deploy.export.results import exported_weights
 from sls_deploy.files import hash_file, write_json
 from sls_deploy.models.model import load_model
 from sls_deploy.models.own import code_hash
@@ -27,7 +29,7 @@ from sls_deploy.runtime.padding import Padded
 from sls_deploy.runtime.pytorch import TorchRunner
 from sls_deploy.runtime.runner import Runner
 from sls_deploy.runtime.tensorrt import EngineRunner
-from sls_deploy.sparsity.ratios import REFILLED, WEIGHTS, read_ratios
+from sls_deploy.sparsity.ratios import read_ratios
 from sls_deploy.validate.gate import DENSE, SPARSE, Gate, Metric, headline, judge
 from sls_deploy.validate.measure import PictureFigures, StageFigures, measure
 
@@ -115,7 +117,7 @@ def validate_budget(
     named = {precision: exported / f"model.{precision}.onnx" for precision in get_args(Precision)}
     graphs = {precision: path for precision, path in named.items() if path.is_file()}
     plans = sorted(run.folder("engines", budget).glob("*.plan"))
-    sparse = searched / _exported_weights(exported)
+    sparse = searched / exported_weights(exported)
     dense_hash = hash_file(config.weights)
     ratios, code = read_ratios(searched / "ratios.json"), code_hash(config.name)
     if ratios.get("dense_sha256") != dense_hash:
@@ -132,7 +134,7 @@ def validate_budget(
         "code": code,
         "dense": dense_hash,
         "gpu": gpu_architecture(),
-        "engines": {plan.stem: run.is_current(_engine_key(budget, plan)) for plan in plans},
+        "engines": {plan.stem: run.is_current(engine_key(budget, plan)) for plan in plans},
     }
     digest = hashlib.sha256(str(options.pictures.resolve()).encode()).hexdigest()[:8]
     name = f"{options.pictures.resolve().name}-{digest}"
@@ -186,12 +188,6 @@ def _protocol(degradation: Degradation) -> str:
     return PROTOCOL.format(input=degradation.note, shaved=shaved)
 
 
-def _exported_weights(exported: Path) -> str:
-    """Name of the weights that an export was made from: the searched or the refilled ones."""
-    source = json.loads((exported / "proof.json").read_text("utf-8"))["source"]
-    return next(name for name in (WEIGHTS, REFILLED) if name == source.get("file", WEIGHTS))
-
-
 def read_validation(path: Path) -> Validation:
     """Read the figures of one budget and folder.
 
@@ -210,7 +206,7 @@ def _engines(run: Run, budget: float, plans: list[Path]) -> tuple[list[Runner], 
     not_run = {}
     for plan in plans:
         name = f"TensorRT {plan.stem}"
-        if not run.is_current(_engine_key(budget, plan)):
+        if not run.is_current(engine_key(budget, plan)):
             not_run[name] = "it was built from another export: build it again"
             continue
         try:
@@ -218,10 +214,6 @@ def _engines(run: Run, budget: float, plans: list[Path]) -> tuple[list[Runner], 
         except SlsError as error:
             not_run[name] = error.what
     return runners, not_run
-
-
-def _engine_key(budget: float, plan: Path) -> str:
-    return f"engines/{budget_name(budget)}/{plan.stem}"
 
 
 def _measure(

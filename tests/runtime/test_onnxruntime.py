@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from sls_deploy.errors import SlsError
@@ -101,3 +102,52 @@ def test_refuses_to_run_once_closed(doubled: Path) -> None:
     runner.close()
     with pytest.raises(SlsError, match="was closed"):
         runner.run(PICTURES)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (1, 3, 40, 30)])
+def test_a_stopwatch_gives_milliseconds(doubled: Path, shape: tuple[int, ...]) -> None:
+    pictures = np.zeros(shape, np.float32)
+    stopwatch = OnnxRunner(doubled, threads=1).stopwatch(pictures)
+    assert 0 < stopwatch() < 1000
+
+
+def test_a_stopwatch_times_the_whole_batch_of_a_graph_for_single_pictures(tmp_path: Path) -> None:
+    slow = DOUBLED.replace("batch", "1").replace("Add (inner, inner)", "Sin (inner)")
+    slow = slow.replace("to = 10", "to = 1")
+    runner = OnnxRunner(write(tmp_path / "slow.onnx", slow), threads=1)
+    one = runner.stopwatch(np.ones((1, 3, 200, 200), np.float32))
+    many = runner.stopwatch(np.ones((16, 3, 200, 200), np.float32))
+    assert min(many() for _ in range(9)) > 4 * min(one() for _ in range(9))
+
+
+def test_a_stopwatch_stops_with_its_runner(doubled: Path) -> None:
+    runner = OnnxRunner(doubled)
+    stopwatch = runner.stopwatch(PICTURES)
+    runner.close()
+    with pytest.raises(SlsError, match="was closed"):
+        stopwatch()
+
+
+def has_cuda() -> bool:
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
+@pytest.mark.skipif(has_cuda(), reason="this ONNX Runtime has a CUDA provider")
+def test_a_runtime_without_a_cuda_provider_is_named(doubled: Path) -> None:
+    with pytest.raises(SlsError, match=r"has no CUDA provider.*sls-deploy\[gpu\]"):
+        OnnxRunner(doubled, provider="cuda")
+
+
+def test_a_cuda_provider_that_does_not_load_is_no_cpu_run(
+    doubled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    # As a build for GPUs does where the libraries of CUDA are missing.
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda source, options, _: real(source, options, ["CPUExecutionProvider"]),
+    )
+    with pytest.raises(SlsError, match="CUDA provider cannot be loaded here"):
+        OnnxRunner(doubled, provider="cuda")

@@ -5,7 +5,7 @@ import pytest
 
 from sls_deploy.errors import SlsError
 from sls_deploy.runtime.padding import Padded, reflect
-from sls_deploy.runtime.runner import Pictures
+from sls_deploy.runtime.runner import LayerTime, Pictures, Stopwatch
 from sls_deploy.sizes import padded_side
 
 
@@ -13,6 +13,7 @@ class Doubling:
     """Repeats every pixel, and remembers what it was given."""
 
     name = "doubling"
+    note = "doubles"
 
     def __init__(self) -> None:
         self.given: list[Pictures] = []
@@ -21,6 +22,14 @@ class Doubling:
     def run(self, pictures: Pictures) -> Pictures:
         self.given.append(pictures)
         return pictures[:, :3].repeat(2, axis=2).repeat(2, axis=3)
+
+    def stopwatch(self, pictures: Pictures) -> Stopwatch:
+        self.given.append(pictures)
+        return lambda: 3.0
+
+    def profile(self, pictures: Pictures, repeats: int) -> tuple[LayerTime, ...] | None:
+        self.given.append(pictures)
+        return (LayerTime("repeat", "", "cpu", float(repeats)),)
 
     def close(self) -> None:
         self.closed = True
@@ -71,3 +80,14 @@ def test_refuses_what_is_no_picture_and_closes_the_runner() -> None:
         runner.run(noise(1, 4, 4, 4))
     runner.close()
     assert inner.closed
+
+
+def test_times_the_filled_up_pictures() -> None:
+    runner = Doubling()
+    padded = Padded(runner, least_side=8, multiple=4, scale=2)
+    pictures = noise(1, 3, 5, 10)
+    assert padded.stopwatch(pictures)() == 3.0
+    assert padded.profile(pictures, 7) == (LayerTime("repeat", "", "cpu", 7.0),)
+    assert padded.note == "doubles"
+    for given in runner.given:
+        np.testing.assert_array_equal(given, reflect(pictures, 8, 12))

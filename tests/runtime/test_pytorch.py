@@ -51,3 +51,39 @@ def test_network_that_cannot_take_the_pictures_is_named() -> None:
     runner = TorchRunner(nn.Conv2d(6, 3, 1), "sparse PyTorch")
     with pytest.raises(SlsError, match=r"sparse PyTorch: failed on pictures of shape \[2, 3, 5, 7"):
         runner.run(PICTURES)
+
+
+def test_a_stopwatch_gives_the_milliseconds_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter((10.0, 10.25))
+    runner = TorchRunner(nn.Identity())
+    stopwatch = runner.stopwatch(PICTURES)
+    monkeypatch.setattr("time.perf_counter", lambda: next(seconds))
+    assert stopwatch() == 250
+
+
+def test_a_stopwatch_runs_the_module_each_time() -> None:
+    calls = []
+    module = nn.Identity()
+    module.register_forward_hook(lambda *_: calls.append(1))
+    stopwatch = TorchRunner(module).stopwatch(PICTURES)
+    assert stopwatch() > 0
+    assert stopwatch() > 0
+    assert len(calls) == 2
+
+
+def test_a_stopwatch_says_what_the_network_cannot_take() -> None:
+    stopwatch = TorchRunner(nn.Conv2d(4, 4, 3), "dense").stopwatch(PICTURES)
+    with pytest.raises(SlsError, match=r"dense: failed on pictures of shape \[2, 3, 5, 7\]"):
+        stopwatch()
+
+
+def test_a_stopwatch_stops_with_its_runner() -> None:
+    runner = TorchRunner(nn.Identity())
+    stopwatch = runner.stopwatch(PICTURES)
+    runner.close()
+    with pytest.raises(SlsError, match="was closed"):
+        stopwatch()
+
+
+def test_layers_cannot_be_timed() -> None:
+    assert TorchRunner(nn.Identity()).profile(PICTURES, 3) is None

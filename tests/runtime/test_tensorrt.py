@@ -1,27 +1,24 @@
 from __future__ import annotations
 
-import ast
 import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
-from sls_deploy.config import BuildConfig, Config, to_toml
+from sls_deploy.engine.backend import Backend
 from sls_deploy.engine.backends import BACKENDS
+from sls_deploy.engine.device import Device
 from sls_deploy.engine.evidence import Evidence, SparsityLog
 from sls_deploy.engine.gpu import gpu_architecture
 from sls_deploy.engine.manifest import EngineManifest, write_manifest
-from sls_deploy.engine.request import Tensor
-from sls_deploy.engine.stage import build_engines
+from sls_deploy.engine.request import BuildOptions, Tensor
 from sls_deploy.errors import SlsError
-from sls_deploy.run import Run
+from sls_deploy.files import cache_folder
 from sls_deploy.runtime import tensorrt
-from sls_deploy.runtime.onnxruntime import OnnxRunner
-from sls_deploy.runtime.tensorrt import EngineRunner, check_size
+from sls_deploy.runtime.tensorrt import EngineRunner, check_gpu, check_size, check_version
+from tests.runtime.cuda_double import KERNELS, CudaDouble
 
 CONTENT = b"the bytes of an engine"
 MANIFEST = EngineManifest(
@@ -34,6 +31,8 @@ MANIFEST = EngineManifest(
     backend_version="1.0",
     sls_deploy_version="0.1",
     architecture="sm86",
+    device=None,
+    options=BuildOptions(),
     precision="fp16",
     budget=0.5,
     min_shape=(1, 3, 16, 16),
@@ -41,8 +40,8 @@ MANIFEST = EngineManifest(
     max_shape=(2, 3, 64, 64),
     inputs=(Tensor("input", "FLOAT", (-1, 3, -1, -1)),),
     outputs=(Tensor("output", "FLOAT", (-1, 3, -1, -1)),),
-    sparse_weights=True,
     strongly_typed=True,
+    from_cache=False,
     seconds=1.0,
     peak_mib=100,
     warnings=(),
@@ -118,74 +117,145 @@ def test_only_sizes_within_the_profile_pass(shape: tuple[int, ...], refused: boo
     assert is_refused(shape) == refused
 
 
-def used_attributes(owner: str) -> set[str]:
-    """Attributes that the runner takes from a variable (or self's field) of that name."""
-    tree = ast.parse(Path(tensorrt.__file__).read_text("utf-8"))
-    return {
-        node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute)
-        and (
-            (isinstance(node.value, ast.Name) and node.value.id == owner)
-            or (isinstance(node.value, ast.Attribute) and node.value.attr == f"_{owner}")
-        )
-    }
+A10 = Device("NVIDIA A10", "sm86", "550.54.15", "12.4", 23028, None, 1695, None, None)
+
+
+def is_for(
+    manifest: EngineManifest, monkeypatch: pytest.MonkeyPatch, name: str, architecture: str
+) -> bool:
+    """Whether an engine passes on a GPU of that name."""
+    here = replace(A10, name=name, architecture=architecture)
+    monkeypatch.setattr(tensorrt, "gpu_architecture", lambda: architecture)
+    monkeypatch.setattr(tensorrt, "present_device", lambda: here)
+    try:
+        check_gpu(manifest, "engine")
+    except SlsError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(
-    ("owner", "kind"),
+    ("architecture", "passes"), [("sm80", True), ("sm86", True), ("sm89", False), ("sm8", False)]
+)
+def test_an_engine_for_several_gpus_runs_on_each_of_them(
+    monkeypatch: pytest.MonkeyPatch, architecture: str, passes: bool
+) -> None:
+    manifest = replace(MANIFEST, architecture="sm80+sm86")
+    assert is_for(manifest, monkeypatch, "any", architecture) == passes
+
+
+@pytest.mark.parametrize(
+    ("compatibility", "name", "architecture", "passes"),
     [
-        ("trt", ""),
-        ("runtime", "Runtime"),
-        ("engine", "ICudaEngine"),
-        ("context", "IExecutionContext"),
+        ("none", "NVIDIA A10", "sm86", True),
+        ("none", "NVIDIA GeForce RTX 3090", "sm86", False),
+        ("same", "NVIDIA GeForce RTX 3090", "sm86", True),
+        ("same", "NVIDIA L4", "sm89", False),
+        ("ampere+", "NVIDIA L4", "sm89", True),
+        ("ampere+", "NVIDIA B200", "sm100", True),
+        ("ampere+", "Tesla T4", "sm75", False),
     ],
 )
-def test_the_installed_module_has_all_that_the_runner_calls(owner: str, kind: str) -> None:
-    module = BACKENDS["tensorrt_rtx"].load()
-    vendor = getattr(module, kind) if kind else module
-    used = used_attributes(owner)
-    assert used
-    assert used <= set(dir(vendor))
+def test_an_engine_of_tensorrt_is_for_the_model_of_gpu_that_it_was_timed_on(
+    monkeypatch: pytest.MonkeyPatch,
+    compatibility: str,
+    name: str,
+    architecture: str,
+    passes: bool,
+) -> None:
+    options = BuildOptions(hardware_compatibility=compatibility)  # type: ignore[arg-type]
+    manifest = replace(MANIFEST, backend="tensorrt", device=A10, options=options)
+    assert is_for(manifest, monkeypatch, name, architecture) == passes
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(gpu_architecture() is None, reason="needs an NVIDIA GPU")
-def test_an_engine_computes_what_onnx_runtime_computes(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run")
-    (run.path / "config.toml").write_text(to_toml(Config()))
-    source = run.folder("export", 0.5) / "model.fp32.onnx"
-    source.parent.mkdir(parents=True)
-    write_convolution(source)
-    run.stage("export/b0.50", {}, lambda: [source])
-    options = BuildConfig.model_validate(
-        {
-            "architectures": [gpu_architecture()],
-            "precisions": ["fp32"],
-            "opt_shape": (1, 3, 32, 32),
-            "max_shape": (2, 3, 64, 64),
-        }
-    )
-    result = build_engines(run, 0.5, options)[0]
-    runner = EngineRunner(result.plan)
-    reference = OnnxRunner(source)
-    for shape in ((1, 3, 16, 16), (2, 3, 40, 64)):
-        pictures = np.random.default_rng(0).random(shape, dtype=np.float32)
-        np.testing.assert_allclose(runner.run(pictures), reference.run(pictures), atol=1e-2)
-    runner.close()
-    with pytest.raises(SlsError, match="was closed"):
-        runner.run(pictures)
+def test_both_models_of_gpu_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = replace(MANIFEST, backend="tensorrt", device=A10)
+    monkeypatch.setattr(tensorrt, "gpu_architecture", lambda: "sm86")
+    monkeypatch.setattr(tensorrt, "present_device", lambda: replace(A10, name="NVIDIA A40"))
+    with pytest.raises(SlsError, match="was built on an NVIDIA A10, and there is an NVIDIA A40"):
+        check_gpu(manifest, "engine")
 
 
-def write_convolution(path: Path) -> None:
-    weight = np.random.default_rng(0).standard_normal((3, 3, 3, 3)).astype(np.float32) / 9
-    node = helper.make_node("Conv", ["input", "w"], ["output"], "conv", pads=[1] * 4)
-    values = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, "h", "w_"])
-        for name in ("input", "output")
+@pytest.mark.parametrize(
+    ("built", "installed", "compatible", "passes"),
+    [
+        ("10.13.0.35", "10.13.0.35", False, True),
+        ("10.13.0.35", "10.14.1.48", False, False),
+        ("10.13.0.35", "10.14.1.48", True, True),
+        ("10.9.0.34", "10.13.0.35", True, True),
+        ("10.13.0.35", "10.9.0.34", True, False),
+        ("10.13.0.35", "11.0.0.1", True, False),
+        ("10.13.0.35", None, True, False),
+    ],
+)
+def test_only_a_version_compatible_engine_runs_on_a_later_version(
+    monkeypatch: pytest.MonkeyPatch,
+    built: str,
+    installed: str | None,
+    compatible: bool,
+    passes: bool,
+) -> None:
+    monkeypatch.setattr(Backend, "version", installed)
+    options = BuildOptions(version_compatible=compatible)
+    manifest = replace(MANIFEST, backend="tensorrt", backend_version=built, options=options)
+    if passes:
+        check_version(manifest, "engine")
+    else:
+        with pytest.raises(SlsError, match=r"needs tensorrt 10\.\S+( or a later 10\.x)?, but"):
+            check_version(manifest, "engine")
+
+
+def runner_on_double(
+    plan: Path, monkeypatch: pytest.MonkeyPatch, manifest: EngineManifest = MANIFEST
+) -> tuple[EngineRunner, CudaDouble]:
+    """A runner of an engine that doubles its input."""
+    cuda = CudaDouble(monkeypatch)
+    cuda.dtype = manifest.inputs[0].dtype
+    version = str(BACKENDS["tensorrt_rtx"].version)
+    write_manifest(plan.with_suffix(".json"), replace(manifest, backend_version=version))
+    monkeypatch.setattr(tensorrt, "gpu_architecture", lambda: "sm86")
+    monkeypatch.setattr(tensorrt, "BACKENDS", {"tensorrt_rtx": cuda.backend("tensorrt_rtx")})
+    return EngineRunner(plan), cuda
+
+
+def test_restores_times_and_profiles_a_batch(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner, _ = runner_on_double(plan, monkeypatch)
+    pictures = np.random.default_rng(0).random((2, 3, 16, 20), dtype=np.float32)
+    np.testing.assert_array_equal(runner.run(pictures), 2 * pictures)
+    assert runner.stopwatch(pictures)() == 1.5
+    times = runner.profile(pictures, 2)
+    assert times is not None
+    assert [(time.name, time.device, time.ms) for time in times] == [
+        ("conv", "tensorrt_rtx", 2.0),
+        ("shuffle", "tensorrt_rtx", 1.0),
     ]
-    graph = helper.make_graph(
-        [node], "network", values[:1], values[1:], [numpy_helper.from_array(weight, "w")]
-    )
-    opset = [helper.make_opsetid("", 18)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+
+
+def test_an_engine_for_bytes_gets_and_gives_bytes(
+    plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = (Tensor("input", "UINT8", (-1, -1, -1, 3)),)
+    manifest = replace(MANIFEST, inputs=tensors, outputs=tensors)
+    runner, cuda = runner_on_double(plan, monkeypatch, manifest)
+    pictures = np.full((1, 3, 16, 20), 0.2, np.float32)
+    np.testing.assert_allclose(runner.run(pictures), 0.4)
+    assert "shape 1x16x20x3" in cuda.take()
+
+
+def test_a_batch_beyond_the_profile_is_refused_by_everything(
+    plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, _ = runner_on_double(plan, monkeypatch)
+    large = np.zeros((3, 3, 16, 16), np.float32)
+    for use in (runner.run, runner.stopwatch, lambda pictures: runner.profile(pictures, 1)):
+        with pytest.raises(SlsError, match="not pictures of shape"):
+            use(large)
+
+
+def test_compiled_kernels_are_kept_by_the_hash_of_the_engine(
+    plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, _ = runner_on_double(plan, monkeypatch)
+    runner.run(np.zeros((1, 3, 16, 16), np.float32))
+    runner.close()
+    assert (cache_folder() / "kernels" / MANIFEST.plan_sha256).read_bytes() == KERNELS
