@@ -1,19 +1,23 @@
-"""The table of measured times of convolutions on one GPU: how it is kept, read and looked up."""
+"""The table of measured times of layers on one device: how it is kept, read and looked up."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from sls_deploy.config import Precision
 from sls_deploy.errors import SlsError
 from sls_deploy.files import write_json
 
+VERSION: Literal[2] = 2
+"""Version of the table's form."""
 _FARTHEST = 2.0
 """Most that a layer's positions may differ from a measured one's, as a factor: times grow with the
 positions, but another size may be served by another kernel."""
@@ -24,12 +28,14 @@ Microseconds = Annotated[float, Field(gt=0)]
 
 @dataclass(frozen=True)
 class LayerShape:
-    """A layer as a GPU sees it."""
+    """A layer as a device sees it, in one of its uses."""
 
     kind: str
     """Class of the module, such as 'Conv2d'."""
     kernel: tuple[Count, ...]
-    """Height and width of the kernel."""
+    """Sizes of the kernel, height first; none for a linear layer."""
+    stride: tuple[Count, ...]
+    """Steps of the kernel, one for each of its sizes."""
     inputs: Count
     """Input channels of one convolution group."""
     outputs: Count
@@ -37,53 +43,102 @@ class LayerShape:
     groups: Count
     """Convolution groups."""
     height: Count
-    """Height of the output in pixels."""
+    """Rows of places where the kernel is applied: of the output, for a transposed convolution of
+    the input. A layer over one dimension runs along each row by itself."""
     width: Count
-    """Width of the output in pixels."""
+    """Places in a row."""
+
+    @property
+    def transposed(self) -> bool:
+        """Whether it is a transposed convolution."""
+        return self.kind.startswith("ConvTranspose")
 
     @property
     def positions(self) -> int:
         """Places where the kernel is applied."""
         return self.height * self.width
 
+    @property
+    def read(self) -> int:
+        """Positions of the input."""
+        return self.positions * (1 if self.transposed else math.prod(self.stride))
+
+    @property
+    def written(self) -> int:
+        """Positions of the output."""
+        return self.positions * (math.prod(self.stride) if self.transposed else 1)
+
     def __str__(self) -> str:
-        kernel = "x".join(map(str, self.kernel))
-        channels = f"{self.inputs}->{self.outputs}" + (f" x{self.groups}" * (self.groups > 1))
-        return f"{self.kind} {kernel} {channels} at {self.height}x{self.width}"
+        parts = [self.kind, "x".join(map(str, self.kernel))]
+        if any(step > 1 for step in self.stride):
+            parts.append("/" + "x".join(map(str, dict.fromkeys(self.stride))))
+        parts.append(f"{self.inputs}->{self.outputs}" + f" x{self.groups}" * (self.groups > 1))
+        return " ".join(filter(None, parts)) + f" at {self.height}x{self.width}"
 
 
 @dataclass(frozen=True)
-class LatencyRow(LayerShape):
-    """The time of one layer for one picture."""
+class LayerTime:
+    """The time of one use of a layer for one picture."""
 
     dense_us: Microseconds
-    """Microseconds with dense weights."""
+    """Microseconds with dense weights: the median of the runs."""
     sparse_us: Microseconds
-    """Microseconds with 2:4 weights, sparse kernels allowed."""
+    """The same with 2:4 weights, sparse kernels allowed."""
+    spread: Annotated[float, Field(ge=0)]
+    """Interquartile range over median of the runs, the larger one of the two: smaller gains are
+    noise."""
+    runs: Count
+    """Runs of each of the two."""
+
+
+@dataclass(frozen=True)
+class LatencyRow(LayerTime, LayerShape):
+    """A layer and its time."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What layers are timed on."""
+
+    device: str
+    """Name of the GPU or processor, such as 'NVIDIA A10'."""
+    compute_capability: str
+    """Of a GPU, in NVIDIA's notation, such as '8.6'; empty for a processor."""
+    backend: Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
+    """What ran the layers."""
+    backend_version: str
+    """Version of it."""
+    threads: Annotated[int, Field(ge=0)]
+    """Threads of a processor; 0 for a GPU."""
+    precision: Precision
+    """Precision of weights and activations."""
+
+    def __str__(self) -> str:
+        threads = f", {self.threads} thread{'s' * (self.threads > 1)}" * (self.threads > 0)
+        return (
+            f"{self.device} with {self.backend} {self.backend_version} in {self.precision}{threads}"
+        )
 
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Times of layers on one GPU."""
+    """Times of layers on one device."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    version: Literal[1]
+    version: Literal[2]
     """Version of this form."""
-    gpu: str
-    """Name of the GPU, such as 'NVIDIA A10'."""
-    compute_capability: str
-    """In NVIDIA's notation, such as '8.6'."""
-    backend: str
-    """What built and ran the layers: 'tensorrt' or 'tensorrt_rtx'."""
-    backend_version: str
-    """Version of it."""
-    precision: Precision
-    """Precision of weights and activations."""
+    machine: Machine
+    """What they were timed on."""
     height: Count
     """Height of the picture that the sizes of the layers belong to, in pixels."""
     width: Count
     """Width of that picture."""
+    drift: float | None
+    """By what share the first layer took longer at the end than at the start; None while layers
+    are still to be measured."""
+    warnings: tuple[str, ...]
+    """What casts doubt on the times."""
     rows: Annotated[tuple[LatencyRow, ...], Field(min_length=1)]
     """The layers that were measured."""
 
@@ -97,19 +152,31 @@ class LatencyTable:
         Raises:
             SlsError: nothing near was measured; names the layer.
         """
-        kin = (shape.kind, shape.kernel, shape.groups)
-        by_size: dict[int, dict[tuple[int, int], LatencyRow]] = {}
+        by_size: dict[tuple[int, int], dict[tuple[int, int], LatencyRow]] = {}
         for row in self.rows:
-            if (row.kind, row.kernel, row.groups) == kin:
-                by_size.setdefault(row.positions, {})[row.inputs, row.outputs] = row
-        for size in sorted(by_size, key=lambda size: _factor(size, shape.positions)):
-            if _factor(size, shape.positions) > _FARTHEST:
+            if _kin(row) == _kin(shape):
+                by_size.setdefault((row.height, row.width), {})[row.inputs, row.outputs] = row
+        wanted = shape.positions
+        for size in sorted(by_size, key=lambda size: _factor(math.prod(size), wanted)):
+            if _factor(math.prod(size), wanted) > _FARTHEST:
                 break
-            if times := _between(by_size[size], shape.inputs, shape.outputs):
-                dense, sparse = (time * shape.positions / size for time in times)
-                return LatencyRow(**asdict(shape), dense_us=dense, sparse_us=sparse)
-        fix = "Measure it, or choose another cost model (--cost)."
-        raise SlsError(f"{shape} was not measured on {self.gpu}", "the latency table", fix)
+            if found := _between(by_size[size], shape.inputs, shape.outputs):
+                grown = wanted / math.prod(size)
+                dense, sparse = found.dense_us * grown, found.sparse_us * grown
+                return LatencyRow(
+                    **vars(shape), **{**vars(found), "dense_us": dense, "sparse_us": sparse}
+                )
+        what = f"{shape} was not measured on {self.machine.device}"
+        fix = (
+            "`sls-deploy bench --layers RUN` measures what the network of a run needs, or choose "
+            "another cost model (--cost)."
+        )
+        raise SlsError(what, "the latency table", fix)
+
+
+def _kin(shape: LayerShape) -> tuple[object, ...]:
+    """What two layers must share for their times to be compared."""
+    return shape.kind, shape.kernel, shape.stride, shape.groups
 
 
 def _factor(size: int, other: int) -> float:
@@ -118,23 +185,26 @@ def _factor(size: int, other: int) -> float:
 
 def _between(
     grid: dict[tuple[int, int], LatencyRow], inputs: int, outputs: int
-) -> tuple[float, float] | None:
-    """Dense and sparse time between the measured layers around; None if one is missing.
+) -> LayerTime | None:
+    """The times between the measured layers around; None if one is missing.
 
     The nearest numbers of channels are tried first, then those beyond.
     """
     input_sides = _sides({i for i, _ in grid}, inputs)
     output_sides = _sides({o for _, o in grid}, outputs)
     for in_side, out_side in itertools.product(input_sides, output_sides):
-        corners = {corner: grid.get(corner) for corner in itertools.product(in_side, out_side)}
-        dense = sparse = 0.0
-        for (i, o), row in corners.items():
-            if row is None:
-                break
-            share = in_side[i] * out_side[o]
-            dense, sparse = dense + share * row.dense_us, sparse + share * row.sparse_us
-        else:
-            return dense, sparse
+        corners = {
+            (i, o): (in_side[i] * out_side[o], grid.get((i, o)))
+            for i, o in itertools.product(in_side, out_side)
+        }
+        found = [(share, row) for share, row in corners.values() if row is not None]
+        if len(found) == len(corners):
+            return LayerTime(
+                dense_us=sum(share * row.dense_us for share, row in found),
+                sparse_us=sum(share * row.sparse_us for share, row in found),
+                spread=max(row.spread for _, row in found),
+                runs=min(row.runs for _, row in found),
+            )
     return None
 
 
@@ -162,21 +232,36 @@ def read_table(path: Path) -> LatencyTable:
     Raises:
         SlsError: no such file, a file of another form, or a layer that stands there twice.
     """
-    fix = "Name a table that was measured (--latency-table), or leave it out for an estimate."
+    fix = "Name a table that was measured (--table), or leave it out for an estimate."
     try:
         table = TypeAdapter(LatencyTable).validate_json(path.read_bytes())
     except OSError as error:
         what = f"the latency table cannot be read ({error.strerror or error})"
         raise SlsError(what, str(path), fix) from None
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        reason = f"{place}: {first['msg']}" if place else first["msg"]
-        raise SlsError(f"is not a latency table ({reason})", str(path), fix) from None
-    seen: set[tuple[object, ...]] = set()
+        _refuse(error.errors(), str(path), fix)
+    seen: set[LayerShape] = set()
     for row in table.rows:
-        key = (row.kind, row.kernel, row.inputs, row.outputs, row.groups, row.positions)
-        if key in seen:
-            raise SlsError(f"holds {row} twice", str(path), "Keep one of them.")
-        seen.add(key)
+        shape = shape_of(row)
+        if shape in seen:
+            raise SlsError(f"holds {shape} twice", str(path), "Keep one of them.")
+        seen.add(shape)
     return table
+
+
+def shape_of(row: LatencyRow) -> LayerShape:
+    """The layer of a row."""
+    return LayerShape(**{field.name: getattr(row, field.name) for field in fields(LayerShape)})
+
+
+def _refuse(errors: list[ErrorDetails], where: str, fix: str) -> NoReturn:
+    """Say in one line why a file is no table."""
+    for error in errors:
+        if error["loc"] == ("version",) and isinstance(error["input"], int):
+            what = f"is a latency table of version {error['input']}, not {VERSION}"
+            again = "Measure the layers again with `sls-deploy bench --layers RUN`."
+            raise SlsError(what, where, again)
+    first = errors[0]
+    place = ".".join(str(part) for part in first["loc"])
+    reason = f"{place}: {first['msg']}" if place else first["msg"]
+    raise SlsError(f"is not a latency table ({reason})", where, fix)

@@ -1,222 +1,156 @@
-"""Measures the table of layer times on the GPU of this machine, one small engine a layer."""
+"""Measures a table of layer times, one layer after the other, on whatever times a layer."""
 
 from __future__ import annotations
 
 import statistics
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Protocol
 
-import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
-
-from sls_deploy.calibration.latency import LatencyRow, LatencyTable, LayerShape
-from sls_deploy.config import Precision
-from sls_deploy.engine.backend import Backend
-from sls_deploy.engine.backends import choose_backend
-from sls_deploy.engine.gpu import capability, gpu_architecture
-from sls_deploy.engine.process import run_worker
-from sls_deploy.engine.request import BuildRequest
-from sls_deploy.engine.vendor_log import VendorLog
+from sls_deploy.calibration.latency import (
+    VERSION,
+    LatencyRow,
+    LatencyTable,
+    LayerShape,
+    LayerTime,
+    Machine,
+    read_table,
+    shape_of,
+    write_table,
+)
 from sls_deploy.errors import SlsError
 from sls_deploy.progress import Progress, Report, silent
 
-_WARM_UP, _REPEATS = 10, 50
-"""Runs before the first that counts, and runs of which the median is taken."""
-_TIMEOUT = 300.0
-"""Seconds after which the build of one layer is given up."""
-_TYPES = {"fp16": (TensorProto.FLOAT16, np.float16), "fp32": (TensorProto.FLOAT, np.float32)}
+_NOISY = 0.1
+"""Spread from which on a layer's times are doubted, and share of the time of all layers that such
+layers may take before the table is."""
+_DRIFTED = 0.05
+"""Change of the first layer's time from which on the whole table is doubted, if its runs did not
+vary by as much."""
+
+
+class LayerTimer(Protocol):
+    """Times single layers."""
+
+    @property
+    def machine(self) -> Machine:
+        """What it times them on."""
+        ...
+
+    def time(self, shape: LayerShape) -> LayerTime:
+        """Time a layer with dense and with 2:4 weights, in turns.
+
+        Raises:
+            SlsError: the layer cannot be run; names it.
+        """
+        ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What casts doubt on the times taken so far."""
+        ...
 
 
 def measure_table(
     shapes: Iterable[LayerShape],
     picture: tuple[int, int],
-    precision: Precision = "fp16",
-    backend: Literal["auto", "tensorrt", "tensorrt_rtx"] = "auto",
+    timer: LayerTimer,
+    path: Path,
     report: Report = silent,
 ) -> LatencyTable:
-    """Time layers with dense and with 2:4 weights on the first visible GPU.
+    """Time layers and keep their times in a file, which is written after every layer.
+
+    Layers that the file holds already are not timed again, so that an interrupted measurement goes
+    on where it stopped; to measure all of them anew, delete the file. At the end the first layer is
+    timed once more: what it takes longer then is the table's drift.
 
     Args:
-        shapes: two-dimensional convolutions; each is measured once.
+        shapes: the layers; each is timed once.
         picture: height and width of the picture that their sizes belong to, in pixels.
-        precision: of weights and activations.
-        backend: what builds and runs the engines.
+        timer: times them.
+        path: the file.
         report: receives one report for each layer, and one at the end.
 
     Raises:
-        SlsError: there is no GPU, no backend that serves it, no PyTorch with CUDA, or a layer
-            that is no convolution or cannot be built.
+        SlsError: the file is no such table, or holds times of something else; no layers; or a layer
+            that cannot be run.
     """
     wanted = list(dict.fromkeys(shapes))
-    for shape in wanted:
-        if shape.kind != "Conv2d" or len(shape.kernel) != 2:
-            raise SlsError("only two-dimensional convolutions are measured", str(shape))
-    architecture = gpu_architecture()
-    if architecture is None:
-        fix = "Measure on the machine that the engine is for; without a table there is an estimate."
-        raise SlsError("layers are timed on an NVIDIA GPU, and there is none here", "", fix)
-    chosen = choose_backend(backend, architecture)
-    torch = _load_torch()
-    rows = []
-    for number, shape in enumerate(wanted):
-        report(Progress("latency table", number, len(wanted)))
-        dense, sparse = (
-            _time_layer(shape, precision, chosen, architecture, sparse=sparse)
-            for sparse in (False, True)
-        )
-        rows.append(LatencyRow(**vars(shape), dense_us=dense, sparse_us=sparse))
-    report(Progress("latency table", len(wanted), len(wanted)))
-    return LatencyTable(
-        version=1,
-        gpu=torch.cuda.get_device_name(0),
-        compute_capability=capability(architecture),
-        backend=chosen.name,
-        backend_version=str(chosen.version),
-        precision=precision,
-        height=picture[0],
-        width=picture[1],
-        rows=tuple(rows),
+    if not wanted:
+        raise SlsError("there are no layers to time", str(path))
+    table = _begun(path, timer.machine, picture)
+    rows = {} if table is None else {shape_of(row): row for row in table.rows}
+    earlier = () if table is None else table.warnings
+    missing = [shape for shape in wanted if shape not in rows]
+    if table is not None and table.drift is not None and not missing:
+        return table
+
+    def made(drift: float | None = None, warnings: Sequence[str] = ()) -> LatencyTable:
+        said = tuple(dict.fromkeys((*earlier, *timer.warnings, *warnings)))
+        return LatencyTable(VERSION, timer.machine, *picture, drift, said, tuple(rows.values()))
+
+    for number, shape in enumerate(missing):
+        report(Progress("layer times", number, len(missing) + 1))
+        rows[shape] = LatencyRow(**vars(shape), **vars(timer.time(shape)))
+        write_table(path, made())
+    report(Progress("layer times", len(missing), len(missing) + 1))
+    first, before = next(iter(rows.items()))
+    drift = timer.time(first).dense_us / before.dense_us - 1
+    report(Progress("layer times", len(missing) + 1, len(missing) + 1))
+    table = made(drift, _doubts(rows.values(), drift))
+    write_table(path, table)
+    return table
+
+
+def layer_time(dense_us: Sequence[float], sparse_us: Sequence[float]) -> LayerTime:
+    """Median and spread of the runs of a layer.
+
+    Args:
+        dense_us: microseconds of each run with dense weights, at least two.
+        sparse_us: the same with 2:4 weights.
+    """
+    spreads = []
+    for times in (dense_us, sparse_us):
+        low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
+        spreads.append((high - low) / middle)
+    return LayerTime(
+        dense_us=statistics.median(dense_us),
+        sparse_us=statistics.median(sparse_us),
+        spread=max(spreads),
+        runs=min(len(dense_us), len(sparse_us)),
     )
 
 
-def layer_graph(shape: LayerShape, precision: Precision, *, sparse: bool) -> onnx.ModelProto:
-    """A network of this one convolution, with random weights, that keeps height and width.
-
-    Args:
-        shape: the layer.
-        precision: of weights, activations, input and output.
-        sparse: zero two of every four consecutive input channels.
-    """
-    element, dtype = _TYPES[precision]
-    inputs, outputs = shape.inputs * shape.groups, shape.outputs * shape.groups
-    weight = np.random.default_rng(0).standard_normal((outputs, shape.inputs, *shape.kernel))
-    if sparse:
-        weight[:, 2::4] = weight[:, 3::4] = 0
-    tensors = [
-        numpy_helper.from_array(weight.astype(dtype), "weight"),
-        numpy_helper.from_array(np.zeros(outputs, dtype), "bias"),
-    ]
-    values = [
-        helper.make_tensor_value_info(name, element, [1, channels, shape.height, shape.width])
-        for name, channels in (("input", inputs), ("output", outputs))
-    ]
-    node = helper.make_node(
-        "Conv",
-        ["input", "weight", "bias"],
-        ["output"],
-        "layer",
-        group=shape.groups,
-        auto_pad="SAME_UPPER",
-    )
-    graph = helper.make_graph([node], "one_layer", values[:1], values[1:], tensors)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-
-
-def build_layer(
-    shape: LayerShape,
-    precision: Precision,
-    backend: Backend,
-    architecture: str,
-    *,
-    sparse: bool,
-) -> bytes:
-    """Build the engine of one layer.
-
-    Args:
-        shape: the layer.
-        precision: of weights and activations.
-        backend: what builds it.
-        architecture: such as 'sm86'.
-        sparse: whether its weights are 2:4.
-
-    Raises:
-        SlsError: the vendor refused it; names the layer.
-    """
-    size = (1, shape.inputs * shape.groups, shape.height, shape.width)
-    with tempfile.TemporaryDirectory(prefix="sls-deploy-") as folder:
-        source, plan = Path(folder, "layer.onnx"), Path(folder, "layer.plan")
-        onnx.save(layer_graph(shape, precision, sparse=sparse), source)
-        request = BuildRequest(
-            backend=backend.name,
-            architectures=(architecture,),
-            onnx=str(source),
-            plan=str(plan),
-            answer="",
-            input_name="input",
-            min_shape=size,
-            opt_shape=size,
-            max_shape=size,
+def _begun(path: Path, machine: Machine, picture: tuple[int, int]) -> LatencyTable | None:
+    """The table that a file holds already, with its last warnings of the whole left out."""
+    if not path.exists():
+        return None
+    table = read_table(path)
+    if table.machine != machine or (table.height, table.width) != picture:
+        what = (
+            f"holds times of {table.machine}, pictures of {table.height}x{table.width}, not of "
+            f"{machine}, {picture[0]}x{picture[1]}"
         )
-        try:
-            run_worker(request, _TIMEOUT)
-        except SlsError as error:
-            raise SlsError(error.what, str(shape), error.fix) from None
-        return plan.read_bytes()
+        raise SlsError(what, str(path), "Name another file (--out), or delete it.")
+    doubts = () if table.drift is None else _doubts(table.rows, table.drift)
+    return replace(table, warnings=tuple(said for said in table.warnings if said not in doubts))
 
 
-def _time_layer(
-    shape: LayerShape, precision: Precision, backend: Backend, architecture: str, *, sparse: bool
-) -> float:
-    """Median microseconds of a layer's kernel, as the vendor's profiler reports them.
-
-    What converts the layout of input and output is left out: inside a network the layers before
-    and after share the layout.
-    """
-    torch = _load_torch()
-    trt: Any = backend.load()
-    plan = build_layer(shape, precision, backend, architecture, sparse=sparse)
-    log = VendorLog(trt)
-    runtime = trt.Runtime(log.logger)
-    engine = runtime.deserialize_cuda_engine(plan)
-    context = None if engine is None else engine.create_execution_context()
-    if context is None:
-        raise SlsError(f"cannot be loaded: {log.first_error()}", str(shape))
-    profiler = make_profiler(trt)
-    context.profiler = profiler
-    dtype = torch.float16 if precision == "fp16" else torch.float32
-    times: list[float] = []
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        buffers = {
-            name: torch.rand(tuple(engine.get_tensor_shape(name)), dtype=dtype, device="cuda")
-            for name in ("input", "output")
-        }
-        for name, buffer in buffers.items():
-            context.set_tensor_address(name, buffer.data_ptr())
-        for _ in range(_WARM_UP + _REPEATS):
-            profiler.milliseconds = 0.0
-            if not context.execute_async_v3(stream.cuda_stream):
-                raise SlsError(f"failed to run: {log.first_error()}", str(shape))
-            stream.synchronize()
-            times.append(profiler.milliseconds)
-    median = statistics.median(times[_WARM_UP:]) * 1e3
-    if median <= 0:
-        raise SlsError("the vendor's profiler reported no time", str(shape))
-    return median
-
-
-def make_profiler(trt: Any) -> Any:
-    """A profiler that adds up the milliseconds of all but conversions of layout."""
-
-    class Profiler(trt.IProfiler):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.IProfiler.__init__(self)
-            self.milliseconds = 0.0
-
-        def report_layer_time(self, layer_name: str, ms: float) -> None:
-            if not layer_name.startswith("Reformatting"):
-                self.milliseconds += ms
-
-    return Profiler()
-
-
-def _load_torch() -> Any:
-    import torch
-
-    if not torch.cuda.is_available():
-        fix = "Install a PyTorch with CUDA support from pytorch.org."
-        raise SlsError("needs a PyTorch that sees the GPU, and this one does not", "", fix)
-    return torch
+def _doubts(rows: Iterable[LatencyRow], drift: float) -> list[str]:
+    """What the times themselves say against the table."""
+    rows = list(rows)
+    noisy = sum(row.dense_us for row in rows if row.spread > _NOISY)
+    share = noisy / sum(row.dense_us for row in rows)
+    doubts = []
+    if share > _NOISY:
+        doubts.append(
+            f"layers with {share:.0%} of the time vary by more than {_NOISY:.0%} from run to run: "
+            "measure again while the machine does nothing else"
+        )
+    if abs(drift) > max(_DRIFTED, rows[0].spread):
+        doubts.append(
+            f"the first layer took {abs(drift):.0%} {'longer' if drift > 0 else 'less'} at the end "
+            "than at the start: clock, heat or load changed on the way, so measure again"
+        )
+    return doubts

@@ -131,4 +131,6 @@ def check_reachable(budget: float, costs: Tensor, pattern: str) -> None:
     if budget < least - ROUNDING:
         other = "--method auto, which narrows" if pattern == "2:4" else "a pattern with a larger M"
         fix = f"Ask for {above(least):g} or more, or use {other}."
+        if least >= 1 - ROUNDING:
+            fix = f"By this cost model nothing is gained without {other}."
         raise SlsError(f"{budget:g} is below what pattern {pattern} can reach", "--budget", fix)

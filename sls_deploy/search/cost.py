@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,10 +17,8 @@ from sls_deploy.sparsity.legality import QUAD, why_not_eligible
 from sls_deploy.sparsity.pattern import Pattern
 
 _LEAST_GAIN = 0.01
-"""Share of a dense layer's time that 2:4 must save to count: less than timings can tell. A
-roofline always finds a little, because 2:4 weights take fewer bytes."""
-_STEP, _NARROWEST = 16, 8
-"""Numbers of channels that layers are measured with: multiples of 16 on the way down, then 8."""
+"""Share of a dense layer's time that 2:4 must save to count, at least. A roofline always finds a
+little, because 2:4 weights take fewer bytes."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +45,17 @@ class CostModel(Protocol):
 
     @property
     def measured(self) -> bool:
-        """Whether the prices were timed on a GPU."""
+        """Whether the prices were timed."""
         ...
 
     @property
     def note(self) -> str:
         """One line for a report: what the prices are and where they come from."""
+        ...
+
+    @property
+    def no_gain(self) -> str:
+        """Why a layer that 2:4 makes no cheaper stays dense."""
         ...
 
     def price(self, layer: Layer, form: Form) -> float:
@@ -75,6 +77,7 @@ class MacsCost:
     name: str = "macs"
     measured: bool = False
     note: str = "multiply-accumulates of the weights kept, whatever executes them"
+    no_gain: str = "2:4 saves nothing by the cost model macs"
 
     def price(self, layer: Layer, form: Form) -> float:
         """See `CostModel.price`; in multiply-accumulates."""
@@ -97,6 +100,7 @@ class ExecutableCost:
     name: str = "executable"
     measured: bool = False
     note: str = "multiply-accumulates that tensor cores execute: a dense layer 1, a 2:4 one 1/2"
+    no_gain: str = "2:4 saves nothing by the cost model executable"
 
     def price(self, layer: Layer, form: Form) -> float:
         """See `CostModel.price`; in multiply-accumulates."""
@@ -123,6 +127,11 @@ class RooflineCost:
         size = "x".join(map(str, self.picture))
         return f"estimate, not measured: roofline of {self.gpu.name} in fp16, pictures of {size}"
 
+    @property
+    def no_gain(self) -> str:
+        """See `CostModel.no_gain`."""
+        return f"2:4 saves no time on {self.gpu.name}, by the estimate"
+
     def price(self, layer: Layer, form: Form) -> float:
         """See `CostModel.price`; in microseconds, estimated."""
         if not layer.macs:
@@ -130,13 +139,13 @@ class RooflineCost:
         shape = layer_shape(layer, form, self.picture)
         time = estimate_us(self.gpu, shape, sparse=False)
         if runs_sparse(layer, form):
-            time = _faster(time, estimate_us(self.gpu, shape, sparse=True))
-        return time / math.prod(self.picture)
+            time = _faster(time, estimate_us(self.gpu, shape, sparse=True), _LEAST_GAIN)
+        return layer.uses * time / math.prod(self.picture)
 
 
 @dataclass(frozen=True)
 class TableCost:
-    """Times that were measured on a GPU, at the picture size of the table."""
+    """Times that were measured on a device, at the picture size of the table."""
 
     table: LatencyTable
     """The times."""
@@ -147,21 +156,26 @@ class TableCost:
     def note(self) -> str:
         """See `CostModel.note`."""
         table = self.table
-        return (
-            f"measured on {table.gpu} with {table.backend} {table.backend_version} in "
-            f"{table.precision}, pictures of {table.height}x{table.width}"
-        )
+        return f"measured on {table.machine}, pictures of {table.height}x{table.width}"
+
+    @property
+    def no_gain(self) -> str:
+        """See `CostModel.no_gain`."""
+        return f"2:4 saves no time on {self.table.machine.device}"
 
     def price(self, layer: Layer, form: Form) -> float:
-        """See `CostModel.price`; in microseconds."""
+        """See `CostModel.price`; in microseconds.
+
+        What 2:4 saves counts if it is more than the spread of the runs.
+        """
         if not layer.macs:
             return 0.0
         picture = (self.table.height, self.table.width)
         times = self.table.look_up(layer_shape(layer, form, picture))
         time = times.dense_us
         if runs_sparse(layer, form):
-            time = _faster(time, times.sparse_us)
-        return time / math.prod(picture)
+            time = _faster(time, times.sparse_us, max(_LEAST_GAIN, times.spread))
+        return layer.uses * time / math.prod(picture)
 
 
 def cost_model(config: SearchConfig, picture: tuple[int, int]) -> CostModel:
@@ -228,51 +242,34 @@ def runs_sparse(layer: Layer, form: Form) -> bool:
 
 
 def layer_shape(layer: Layer, form: Form, picture: tuple[int, int]) -> LayerShape:
-    """A layer as a GPU sees it; several uses of it count as one on a picture so much wider.
+    """One use of a layer as a device sees it.
+
+    How many places the layer is applied at is known for the crops of the search; it grows with the
+    picture. Several uses of different sizes count as so many of their mean size.
 
     Args:
-        layer: the layer.
+        layer: the layer, used at least once.
         form: its channels.
         picture: height and width of the input picture in pixels.
     """
-    uses = layer.macs / math.prod(layer.shape)
+    share = math.sqrt(layer.macs / math.prod(layer.shape) / layer.uses)
+    kernel = layer.shape[2:]
+    height, width = (max(1, round(side * share)) for side in picture)
     return LayerShape(
         kind=layer.kind,
-        kernel=tuple(layer.shape[2:]),
+        kernel=kernel,
+        stride=layer.stride or (1,) * len(kernel),
         inputs=form.inputs,
         outputs=form.outputs,
         groups=layer.groups,
-        height=picture[0],
-        width=max(1, round(picture[1] * uses)),
+        height=height,
+        width=width,
     )
 
 
-def shapes_to_measure(layers: Iterable[Layer], picture: tuple[int, int]) -> list[LayerShape]:
-    """What a latency table of a network needs: its convolutions, whole and narrowed.
-
-    Numbers of channels as `_widths` gives them; between these the table interpolates.
-    """
-    shapes = [
-        layer_shape(layer, Form(inputs, outputs, QUAD, QUAD), picture)
-        for layer in layers
-        if layer.kind == "Conv2d"
-        for inputs in _widths(dense_form(layer).inputs)
-        for outputs in _widths(dense_form(layer).outputs)
-    ]
-    return list(dict.fromkeys(shapes))
-
-
-def _faster(dense: float, sparse: float) -> float:
-    """The sparse time if it gains enough; else TensorRT takes the dense kernel, or it is noise."""
-    return sparse if sparse < dense * (1 - _LEAST_GAIN) else dense
-
-
-def _widths(channels: int) -> list[int]:
-    """All channels, halves in multiples of 16, and 8: those between are interpolated."""
-    widths = [channels]
-    while widths[-1] > _STEP:
-        widths.append(_up(-(-widths[-1] // 2), _STEP))
-    return [*widths, *([_NARROWEST] if channels > _NARROWEST else [])]
+def _faster(dense: float, sparse: float, least: float) -> float:
+    """The sparse time if it gains enough; else the dense kernel is taken, or it is noise."""
+    return sparse if sparse < dense * (1 - least) else dense
 
 
 def _up(channels: int, multiple: int) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from sls_deploy.search.channel_flow import find_streams
 from sls_deploy.search.channels import Stream
 from sls_deploy.search.trace import KINDS, Trace
+from sls_deploy.sparsity.pattern import Pattern
 
 _HOLDERS = ("batch_norm", "prelu")
 """Operations that hold values for each channel and can lose some of them."""
@@ -60,6 +61,25 @@ def find_interiors(trace: Trace, prunable: Collection[str]) -> list[Interior]:
     order = {name: place for place, name in enumerate(trace.uses)}
     interiors = [item for item in found if item is not None]
     return sorted(interiors, key=lambda item: order[item.producers[0]])
+
+
+def narrowed_interiors(
+    trace: Trace, prunable: Collection[str], pattern: Pattern, step: int
+) -> list[Interior]:
+    """Interiors that a search may narrow: those of a single producer, under pattern 2:4.
+
+    Those of a residual stream tie all blocks together; losing one costs every block.
+
+    Args:
+        trace: the network's operations.
+        prunable: names of the layers whose channels may be dropped.
+        pattern: what their units are.
+        step: of which widths are multiples; 0 never narrows.
+    """
+    if not (pattern.binary and step):
+        return []
+    found = find_interiors(trace, prunable)
+    return [item for item in found if item.channels > step and len(item.producers) == 1]
 
 
 def kept_channels(

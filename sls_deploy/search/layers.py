@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sls_deploy.errors import SlsError
 from sls_deploy.models.model import RestorationModel
 from sls_deploy.models.restoration import COLOURS
-from sls_deploy.search.trace import KINDS, Trace, layout_of, positions_of
+from sls_deploy.search.trace import KINDS, Trace, layout_of, positions_of, stride_of
 from sls_deploy.sparsity.filters import Layout
 from sls_deploy.sparsity.legality import QUAD, why_not_eligible
 from sls_deploy.sparsity.pattern import Pattern
@@ -43,6 +43,8 @@ class Layer:
     """How often it runs for one picture."""
     parameter: str = ""
     """Key of the weight in the state dict; empty if the weight is computed."""
+    stride: tuple[int, ...] = ()
+    """Steps of the kernel, one for each of its sizes; empty for steps of 1."""
 
     @property
     def prunable(self) -> bool:
@@ -188,6 +190,7 @@ def _traced(model: RestorationModel, graph: Trace) -> list[Layer]:
                 macs=positions_of(node) * weight.meta["val"].numel() / graph.shape[0],
                 reason="",
                 parameter=parameter,
+                stride=stride_of(node),
             ),
         )
     return [*found.values(), *_unused(model, found)]
@@ -239,6 +242,7 @@ def _modules(model: RestorationModel) -> list[tuple[Layer, nn.Module]]:
                 macs=0.0,
                 reason="",
                 parameter=f"{name}.weight",
+                stride=tuple(getattr(module, "stride", ())),
             ),
             module,
         )

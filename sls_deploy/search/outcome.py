@@ -109,13 +109,10 @@ class Outcome:
         kept, of = pattern.ratio(self.units.get(layer.name, pattern.units))
         reason = layer.reason
         if layer.prunable and kept == of:
-            whole = dense_form(layer)
-            cheaper = model.price(layer, replace(whole, kept=2, of=4)) < model.price(layer, whole)
-            reason = (
-                "others lose less"
-                if cheaper
-                else f"2:4 saves nothing by the cost model {model.name}"
-            )
+            shape = layer.shape if weight is None else tuple(weight.shape)
+            form = dense_form(replace(layer, shape=shape))
+            cheaper = model.price(layer, replace(form, kept=2, of=4)) < model.price(layer, form)
+            reason = "others lose less" if cheaper else model.no_gain
         return {
             **asdict(layer),
             "prunable": layer.prunable,

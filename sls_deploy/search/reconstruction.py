@@ -20,7 +20,7 @@ from sls_deploy.search.allocate import allocate
 from sls_deploy.search.budget import ROUNDING, above
 from sls_deploy.search.candidates import candidates, least_cost
 from sls_deploy.search.cost import CostModel, ExecutableCost, MacsCost, unit_costs
-from sls_deploy.search.interiors import Interior, find_interiors, kept_channels
+from sls_deploy.search.interiors import Interior, kept_channels, narrowed_interiors
 from sls_deploy.search.layers import Layer
 from sls_deploy.search.memory import RECONSTRUCTION, memory_for
 from sls_deploy.search.processes import Processes
@@ -127,15 +127,9 @@ class Reconstruction:
 
     @cached_property
     def interiors(self) -> list[Interior]:
-        """Channels that may be dropped: those of a single producer, under pattern 2:4.
-
-        Those of a residual stream tie all blocks together; losing one costs every block.
-        """
-        step = self.config.narrow
-        if not (self.pattern.binary and step):
-            return []
-        found = find_interiors(self.graph, [layer.name for layer in self.layers])
-        return [item for item in found if item.channels > step and len(item.producers) == 1]
+        """Channels that may be dropped."""
+        names = [layer.name for layer in self.layers]
+        return narrowed_interiors(self.graph, names, self.pattern, self.config.narrow)
 
     def check_reachable(self, budget: float) -> None:
         """Refuse a budget that even the sparsest and narrowest network exceeds.
@@ -154,7 +148,9 @@ class Reconstruction:
             fix = "Ask for more, or use a pattern with a larger M."
             if self.cost.name != "macs" and not self.pattern.binary:
                 fix = "Ask for more, or use pattern 2:4, which narrows blocks too."
-            if self.interiors and self.config.narrow > _NARROWEST:
+            # A measured table lacks the narrower widths.
+            narrower = self.config.narrow > _NARROWEST and not self.cost.measured
+            if self.interiors and narrower:
                 fix = f"Ask for more, or give --narrow {_NARROWEST}."
             what = f"{budget:g} is below what pattern {self.config.pattern} can reach ({others})"
             raise SlsError(what, "--budget", fix)

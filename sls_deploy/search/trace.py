@@ -121,6 +121,14 @@ def positions_of(node: fx.Node) -> int:
     return math.prod(sizes)
 
 
+def stride_of(node: fx.Node) -> tuple[int, ...]:
+    """Steps of a convolution's kernel, one for each of its sizes; none for a linear layer."""
+    sizes = len(_kernel(node))
+    given: Any = node.args[3] if sizes and len(node.args) > 3 else [1]
+    steps = tuple(given)
+    return steps * sizes if len(steps) == 1 else steps
+
+
 def trace(
     model: RestorationModel,
     size: int | tuple[int, int],

@@ -1,87 +1,174 @@
 from __future__ import annotations
 
-import numpy as np
-import onnx
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
-from onnx import numpy_helper
 
-from sls_deploy.calibration.latency import LayerShape
-from sls_deploy.calibration.layer_timing import (
-    build_layer,
-    layer_graph,
-    make_profiler,
-    measure_table,
-)
-from sls_deploy.engine.backends import BACKENDS
-from sls_deploy.engine.gpu import gpu_architecture
+from sls_deploy.calibration.latency import LayerShape, LayerTime, Machine, read_table, shape_of
+from sls_deploy.calibration.layer_timing import layer_time, measure_table
 from sls_deploy.errors import SlsError
-from sls_deploy.runtime.onnxruntime import open_session, run_session
-from sls_deploy.sparsity.legality import is_2_4
+from sls_deploy.progress import Progress
 
-LAYER = LayerShape("Conv2d", (3, 3), 16, 8, 2, 20, 30)
-
-
-@pytest.mark.parametrize("sparse", [True, False])
-def test_a_layer_runs_and_keeps_the_size(sparse: bool) -> None:
-    model = layer_graph(LAYER, "fp32", sparse=sparse)
-    onnx.checker.check_model(model, full_check=True)
-    picture = np.ones((1, 32, 20, 30), np.float32)
-    session = open_session(model.SerializeToString())
-    (output,) = run_session(session, ["output"], {"input": picture}, "layer")
-    assert output.shape == (1, 16, 20, 30)
+MACHINE = Machine("a made-up one", "", "onnxruntime", "1.0", 1, "fp32")
+LAYERS = [LayerShape("Conv2d", (3, 3), (1, 1), 16, n, 1, 20, 30) for n in (8, 16, 32)]
+PICTURE = (20, 30)
 
 
-def test_only_the_sparse_layer_is_2_4() -> None:
-    weights = [
-        numpy_helper.to_array(layer_graph(LAYER, "fp16", sparse=sparse).graph.initializer[0])
-        for sparse in (False, True)
-    ]
-    assert [is_2_4(weight) for weight in weights] == [False, True]
-    assert all(weight.dtype == np.float16 for weight in weights)
+class Timer:
+    """Takes a microsecond an output channel; fails at a call if it is told so."""
+
+    def __init__(self, machine: Machine = MACHINE, stop: int = 0, slower: float = 1.0) -> None:
+        self.machine, self.stop, self.slower = machine, stop, slower
+        self.timed: list[LayerShape] = []
+        self.warnings: tuple[str, ...] = ()
+        self.spread = 0.02
+
+    def time(self, shape: LayerShape) -> LayerTime:
+        self.timed.append(shape)
+        if len(self.timed) == self.stop:
+            raise KeyboardInterrupt
+        slower = self.slower if len(self.timed) > len(LAYERS) else 1.0
+        dense = shape.outputs * slower
+        return LayerTime(dense, dense / 2, self.spread, 9)
 
 
-def test_a_layer_is_built_into_an_engine() -> None:
-    backend = BACKENDS["tensorrt_rtx"]
-    assert build_layer(LAYER, "fp16", backend, "sm86", sparse=True)
+def test_each_layer_is_timed_once_and_the_first_again_at_the_end(tmp_path: Path) -> None:
+    timer, path = Timer(), tmp_path / "deep" / "table.json"
+    table = measure_table([*LAYERS, LAYERS[1]], PICTURE, timer, path)
+    assert timer.timed == [*LAYERS, LAYERS[0]]
+    assert [row.dense_us for row in table.rows] == [8, 16, 32]
+    assert (table.machine, table.height, table.width) == (MACHINE, 20, 30)
+    assert (table.drift, table.warnings) == (0, ())
+    assert read_table(path) == table
 
 
-@pytest.mark.skipif(gpu_architecture() is not None, reason="there is a GPU here")
-def test_without_a_gpu_nothing_is_measured() -> None:
-    with pytest.raises(SlsError, match="timed on an NVIDIA GPU, and there is none here"):
-        measure_table([LAYER], (20, 30))
+def test_an_interrupted_measurement_goes_on_with_the_layer_it_stopped_at(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    with pytest.raises(KeyboardInterrupt):
+        measure_table(LAYERS, PICTURE, Timer(stop=3), path)
+    begun = read_table(path)
+    assert [shape_of(row) for row in begun.rows] == LAYERS[:2]
+    assert begun.drift is None
+    timer = Timer()
+    table = measure_table(LAYERS, PICTURE, timer, path)
+    assert timer.timed == [LAYERS[2], LAYERS[0]]
+    assert [shape_of(row) for row in table.rows] == LAYERS
+    assert table.drift == 0
 
 
-def test_what_is_no_convolution_is_refused() -> None:
-    linear = LayerShape("Linear", (), 16, 8, 1, 20, 30)
-    with pytest.raises(SlsError, match=r"Linear .*: only two-dimensional convolutions"):
-        measure_table([linear], (20, 30))
+def test_one_interrupted_at_its_very_end_only_measures_the_drift(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    with pytest.raises(KeyboardInterrupt):
+        measure_table(LAYERS, PICTURE, Timer(stop=4), path)
+    timer = Timer()
+    assert measure_table(LAYERS, PICTURE, timer, path).drift == 0
+    assert timer.timed == LAYERS[:1]
+
+
+def test_a_whole_table_is_not_measured_again_but_grows(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    whole = measure_table(LAYERS[:2], PICTURE, Timer(), path)
+    idle = Timer()
+    assert measure_table(LAYERS[:2], PICTURE, idle, path) == whole
+    assert not idle.timed
+    more = measure_table(LAYERS, PICTURE, Timer(), path)
+    assert more.rows[:2] == whole.rows
+    assert len(more.rows) == 3
 
 
 @pytest.mark.parametrize(
-    ("kind", "used"),
+    ("machine", "picture", "said"),
     [
-        ("Runtime", {"deserialize_cuda_engine"}),
-        ("ICudaEngine", {"create_execution_context", "get_tensor_shape"}),
-        ("IExecutionContext", {"profiler", "set_tensor_address", "execute_async_v3"}),
-        ("IProfiler", {"report_layer_time"}),
+        (replace(MACHINE, device="another"), PICTURE, "not of another with onnxruntime"),
+        (
+            replace(MACHINE, backend_version="2.0"),
+            PICTURE,
+            r"holds times of .* 1\.0 .*not of .* 2\.0",
+        ),
+        (MACHINE, (40, 60), "pictures of 20x30, not of .*40x60"),
     ],
 )
-def test_the_installed_module_has_all_that_timing_calls(kind: str, used: set[str]) -> None:
-    assert used <= set(dir(getattr(BACKENDS["tensorrt_rtx"].load(), kind)))
+def test_times_of_something_else_are_never_overwritten(
+    tmp_path: Path, machine: Machine, picture: tuple[int, int], said: str
+) -> None:
+    path = tmp_path / "table.json"
+    measure_table(LAYERS, PICTURE, Timer(), path)
+    before = path.read_bytes()
+    with pytest.raises(SlsError, match=f"{said}.*--out"):
+        measure_table(LAYERS, picture, Timer(machine), path)
+    assert path.read_bytes() == before
 
 
-def test_conversions_of_layout_do_not_count() -> None:
-    profiler = make_profiler(BACKENDS["tensorrt_rtx"].load())
-    profiler.report_layer_time("Reformatting CopyNode for Input Tensor 0 to layer", 5.0)
-    profiler.report_layer_time("layer", 2.0)
-    assert profiler.milliseconds == 2
+def test_a_file_that_is_no_table_is_never_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "notes.json"
+    path.write_text(json.dumps({"version": 1}))
+    with pytest.raises(SlsError, match="is a latency table of version 1"):
+        measure_table(LAYERS, PICTURE, Timer(), path)
+    assert json.loads(path.read_text()) == {"version": 1}
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(gpu_architecture() is None, reason="needs an NVIDIA GPU")
-def test_layers_are_measured_on_a_gpu() -> None:
-    wide = LayerShape("Conv2d", (3, 3), 256, 256, 1, 180, 320)
-    table = measure_table([LAYER, wide, LAYER], (180, 320))
-    assert [row.inputs for row in table.rows] == [16, 256]
-    assert all(row.dense_us > 0 and row.sparse_us > 0 for row in table.rows)
-    assert table.look_up(wide).dense_us > table.look_up(LAYER).dense_us
+@pytest.mark.parametrize(("slower", "said"), [(1.2, "20% longer"), (0.9, "10% less")])
+def test_a_first_layer_that_drifted_casts_doubt(tmp_path: Path, slower: float, said: str) -> None:
+    table = measure_table(LAYERS, PICTURE, Timer(slower=slower), tmp_path / "table.json")
+    assert table.drift == pytest.approx(slower - 1)
+    assert len(table.warnings) == 1
+    assert said in table.warnings[0]
+
+
+def test_a_drift_within_the_spread_of_the_runs_does_not(tmp_path: Path) -> None:
+    timer = Timer(slower=1.08)
+    timer.spread = 0.09
+    assert not measure_table(LAYERS, PICTURE, timer, tmp_path / "table.json").warnings
+
+
+def test_noise_in_what_takes_the_time_casts_doubt(tmp_path: Path) -> None:
+    timer = Timer()
+    timer.spread = 0.3
+    table = measure_table(LAYERS, PICTURE, timer, tmp_path / "table.json")
+    assert "100% of the time vary by more than 10%" in table.warnings[0]
+
+
+def test_noise_in_a_tiny_layer_does_not(tmp_path: Path) -> None:
+    class OneNoisy(Timer):
+        def time(self, shape: LayerShape) -> LayerTime:
+            time = super().time(shape)
+            return replace(time, spread=0.9) if shape.outputs == 1 else time
+
+    tiny = replace(LAYERS[0], outputs=1)
+    assert not measure_table([*LAYERS, tiny], PICTURE, OneNoisy(), tmp_path / "t.json").warnings
+
+
+def test_what_the_timer_doubts_stands_in_the_table_once(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    for layers in (LAYERS[:2], LAYERS):
+        timer = Timer()
+        timer.warnings = ("clocks",)
+        assert measure_table(layers, PICTURE, timer, path).warnings == ("clocks",)
+
+
+def test_doubts_of_the_last_end_are_not_kept_when_the_table_grows(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    noisy = Timer()
+    noisy.spread = 0.3
+    assert measure_table(LAYERS[:1], PICTURE, noisy, path).warnings
+    more = [*LAYERS, *(replace(LAYERS[2], inputs=n) for n in range(20, 40))]
+    assert not measure_table(more, PICTURE, Timer(), path).warnings
+
+
+def test_progress_is_reported_to_the_end(tmp_path: Path) -> None:
+    reports: list[Progress] = []
+    measure_table(LAYERS, PICTURE, Timer(), tmp_path / "table.json", reports.append)
+    assert [(report.done, report.total) for report in reports] == [(n, 4) for n in range(5)]
+
+
+def test_no_layers_are_no_table(tmp_path: Path) -> None:
+    with pytest.raises(SlsError, match="no layers"):
+        measure_table([], PICTURE, Timer(), tmp_path / "table.json")
+
+
+def test_time_and_spread_of_the_runs() -> None:
+    found = layer_time([10.0, 11, 12, 13, 14], [5.0, 5, 5, 5, 5, 80])
+    assert (found.dense_us, found.sparse_us, found.runs) == (12, 5, 5)
+    assert found.spread == pytest.approx(2 / 12)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sls_deploy.calibration.latency import LatencyRow, LatencyTable, write_table
+from sls_deploy.calibration.latency import LatencyRow, LatencyTable, Machine, write_table
 from sls_deploy.calibration.roofline import GPUS
 from sls_deploy.config import SearchConfig
 from sls_deploy.errors import SlsError
-from sls_deploy.models.architecture import Description
-from sls_deploy.models.carn import CARN
-from sls_deploy.models.model import RestorationModel
-from sls_deploy.models.rlfn import RLFN
 from sls_deploy.search import cost
+from sls_deploy.search.budget import land
 from sls_deploy.search.cost import (
     CostModel,
     ExecutableCost,
@@ -30,9 +28,8 @@ from sls_deploy.search.cost import (
     dense_form,
     layer_shape,
     runs_sparse,
-    shapes_to_measure,
 )
-from sls_deploy.search.layers import Layer, find_layers
+from sls_deploy.search.layers import Layer
 from sls_deploy.sparsity.pattern import Pattern
 
 HD = (720, 1280)
@@ -62,12 +59,18 @@ def convolutions(draw: st.DrawFn) -> Layer:
 
 
 def table(*rows: LatencyRow) -> LatencyTable:
-    return LatencyTable(1, "NVIDIA A10", "8.6", "tensorrt", "10.13", "fp16", 180, 320, rows)
+    a10 = Machine("NVIDIA A10", "8.6", "tensorrt", "10.13", 0, "fp16")
+    return LatencyTable(2, a10, 180, 320, 0.0, (), rows)
 
 
-def timed(layer: Layer, dense_us: float, sparse_us: float) -> LatencyTable:
+def row(layer: Layer, dense_us: float, sparse_us: float, spread: float = 0.0) -> LatencyRow:
     shape = layer_shape(layer, dense_form(layer), (180, 320))
-    return table(LatencyRow(**vars(shape), dense_us=dense_us, sparse_us=sparse_us))
+    times = {"dense_us": dense_us, "sparse_us": sparse_us, "spread": spread, "runs": 9}
+    return LatencyRow(**vars(shape), **times)
+
+
+def timed(layer: Layer, dense_us: float, sparse_us: float, spread: float = 0.0) -> LatencyTable:
+    return table(row(layer, dense_us, sparse_us, spread))
 
 
 @settings(max_examples=30)
@@ -199,6 +202,45 @@ def test_a_sparse_kernel_that_was_slower_or_hardly_faster_gains_nothing(sparse: 
     assert cost.unit_costs(model, [layer], Pattern.parse("n:4")).tolist() == [[1, 0, 0, 0]]
 
 
+@pytest.mark.parametrize(("spread", "counts"), [(0.02, True), (0.15, False)])
+def test_what_2_4_saves_must_be_more_than_the_noise(spread: float, counts: bool) -> None:
+    layer = convolution(64, 64)
+    model = TableCost(timed(layer, 100, 90, spread))
+    assert model.price(layer, Form(64, 64, 2, 4)) * 180 * 320 == pytest.approx(
+        90 if counts else 100
+    )
+
+
+@given(
+    st.lists(st.booleans(), min_size=2, max_size=6).filter(any),
+    st.floats(0.5, 1.0),
+    st.data(),
+)
+@settings(max_examples=50)
+def test_a_learnt_search_leaves_layers_whole_that_gain_nothing(
+    gains: list[bool], budget: float, data: st.DataObject
+) -> None:
+    """Wherever its scores ended: their units cost nothing, so all of them come back."""
+    layers = [convolution(16 * n, 64) for n in range(1, len(gains) + 1)]
+    times = [
+        row(layer, 100, 40 if gain else 100) for layer, gain in zip(layers, gains, strict=True)
+    ]
+    pattern = Pattern.parse("2:4")
+    costs = cost.unit_costs(TableCost(table(*times)), layers, pattern)
+    numbers = st.lists(st.floats(0, 1), min_size=pattern.units - 1, max_size=pattern.units - 1)
+    products = torch.tensor([data.draw(numbers) for _ in layers]).cumprod(1)
+    least = float(costs[:, 0].sum())
+    kept = land(products, costs, max(budget, least), pattern.stride).tolist()
+    for count, gain in zip(kept, gains, strict=True):
+        assert gain or count == pattern.units
+
+
+def test_a_layer_that_gains_nothing_says_why() -> None:
+    assert TableCost(timed(convolution(8, 8), 1, 1)).no_gain == "2:4 saves no time on NVIDIA A10"
+    assert A100.no_gain == "2:4 saves no time on a100, by the estimate"
+    assert MacsCost().no_gain == "2:4 saves nothing by the cost model macs"
+
+
 def test_a_layer_that_was_not_measured_is_named() -> None:
     model = TableCost(timed(convolution(64, 64), 100, 60))
     with pytest.raises(SlsError, match="Conv2d 3x3 32->32 at 180x320 was not measured"):
@@ -235,26 +277,27 @@ def test_an_unknown_gpu_is_refused_only_where_it_is_asked_for() -> None:
         cost_model(SearchConfig(cost="latency", gpu="voodoo2"), HD)
 
 
-@pytest.mark.parametrize("network", [CARN(scale=2), RLFN(features=48, scale=4)])
-@pytest.mark.parametrize("step", [8, 16])
-def test_a_table_of_what_a_network_needs_prices_all_that_it_may_become(
-    network: nn.Module, step: int
+@pytest.mark.parametrize(
+    ("share", "uses", "size"),
+    [(1, 1, (180, 320)), (0.25, 1, (90, 160)), (16, 1, (720, 1280)), (4, 4, (180, 320))],
+)
+def test_a_use_of_a_layer_has_the_size_of_its_share_of_the_picture(
+    share: float, uses: int, size: tuple[int, int]
 ) -> None:
-    layers = find_layers(
-        RestorationModel(network, Description("mine", {}, 1, 1.0)), Pattern.parse("2:4"), (64, 64)
-    )
-    shapes = shapes_to_measure(layers, (180, 320))
-    assert len(shapes) == len(set(shapes))
-    rows = (LatencyRow(**vars(shape), dense_us=2.0, sparse_us=1.0) for shape in shapes)
-    model = TableCost(table(*rows))
-    for layer in layers:
-        if layer.kind == "Conv2d":
-            dense = dense_form(layer)
-            for inputs in (dense.inputs, *range(step, dense.inputs, step)):
-                for outputs in (dense.outputs, *range(step, dense.outputs, step)):
-                    assert model.price(layer, Form(inputs, outputs, 4, 4)) > 0
+    layer = replace(convolution(64, 256, uses=share), uses=uses)
+    shape = layer_shape(layer, dense_form(layer), (180, 320))
+    assert (shape.height, shape.width) == size
 
 
-def test_uses_of_a_layer_widen_its_picture() -> None:
-    shape = layer_shape(convolution(64, 256, uses=4), Form(64, 256, 4, 4), (180, 320))
-    assert (shape.height, shape.width) == (180, 1280)
+def test_a_layer_that_runs_several_times_costs_as_many() -> None:
+    once, often = convolution(64, 64), replace(convolution(64, 64, uses=3), uses=3)
+    for model in (TableCost(timed(once, 100, 60)), A100):
+        for kept in (2, 4):
+            form = Form(64, 64, kept, 4)
+            assert model.price(often, form) == pytest.approx(3 * model.price(once, form))
+
+
+def test_steps_that_are_not_said_are_1() -> None:
+    assert layer_shape(convolution(8, 8), Form(8, 8, 4, 4), HD).stride == (1, 1)
+    strided = replace(convolution(8, 8), stride=(2, 2))
+    assert layer_shape(strided, Form(8, 8, 4, 4), HD).stride == (2, 2)

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from typing import Any
+
+import onnxruntime
+import pytest
+
+from sls_deploy.calibration import cpu_layers
+from sls_deploy.calibration.cpu_layers import CpuLayers, own_times, times_around
+from sls_deploy.calibration.latency import LayerShape
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        LayerShape("Conv2d", (3, 3), (1, 1), 16, 16, 1, 24, 24),
+        LayerShape("Conv2d", (3, 3), (2, 2), 16, 16, 2, 12, 12),
+        LayerShape("ConvTranspose2d", (2, 2), (2, 2), 16, 8, 1, 12, 12),
+        LayerShape("Conv1d", (3,), (1,), 16, 8, 1, 12, 12),
+        LayerShape("Linear", (), (), 16, 8, 1, 12, 12),
+    ],
+    ids=str,
+)
+def test_layers_of_every_kind_are_timed(layer: LayerShape, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_layers, "_SECONDS", 0.0)
+    time = CpuLayers().time(layer)
+    assert time.dense_us >= 1
+    assert time.sparse_us >= 1
+    assert 2 <= time.runs <= 15
+
+
+def test_a_larger_layer_takes_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_layers, "_SECONDS", 0.0)
+    times = [
+        CpuLayers().time(LayerShape("Conv2d", (3, 3), (1, 1), n, n, 1, 64, 64)) for n in (16, 128)
+    ]
+    assert times[1].dense_us > 5 * times[0].dense_us  # of 64 times the work
+
+
+def test_the_machine_says_what_ran_the_layers() -> None:
+    machine = CpuLayers().machine
+    assert machine.device
+    assert (machine.backend, machine.backend_version) == ("onnxruntime", onnxruntime.__version__)
+    assert (machine.threads, machine.precision, machine.compute_capability) == (1, "fp32", "")
+
+
+def event(name: str, dur: int, operator: str = "") -> dict[str, Any]:
+    args = {"op_name": operator} if operator else {}
+    return {"cat": "Node" if operator else "Session", "name": name, "dur": dur, "args": args}
+
+
+def test_all_but_the_layer_counts_as_its_surroundings() -> None:
+    events = [event("session_initialization", 400)]
+    for run, reorder, layer in ((100, 20, 60), (150, 30, 90)):
+        events += [
+            event("in_kernel_time", reorder, "ReorderInput"),
+            event("layer_kernel_time", layer, "Conv"),
+            event("out_kernel_time", reorder // 2, "ReorderOutput"),
+            event("model_run", run),
+        ]
+    assert times_around(events) == [40, 60]
+
+
+def test_nodes_that_a_layer_became_are_summed() -> None:
+    events = [event("a", 30, "MatMul"), event("b", 10, "Add"), event("model_run", 55)]
+    assert times_around(events) == [15]
+
+
+def test_runs_whose_surroundings_were_disturbed_are_left_out() -> None:
+    around = [10.0, 11, 10, 4000, 10, 12, 10, 10, 10, 9000]
+    own = own_times([100.0] * 10, around)
+    assert own == [90, 89, 90, 90, 88, 90, 90, 90]
+
+
+def test_no_layer_takes_less_than_can_be_told() -> None:
+    assert own_times([5.0, 5.0, 5.0], [5.0, 6.0, 4.9]) == [1, 1, 1]

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any
+
+import pytest
+
+from sls_deploy.calibration import gpu_layers
+from sls_deploy.calibration.gpu_layers import GpuLayers, build_layer
+from sls_deploy.calibration.latency import LayerShape
+from sls_deploy.engine.backends import BACKENDS
+from sls_deploy.engine.device import Device, present_device
+from sls_deploy.errors import SlsError
+
+LAYER = LayerShape("Conv2d", (3, 3), (1, 1), 16, 8, 2, 20, 30)
+A10 = Device("NVIDIA A10", "sm86", "550.54", "12.4", 23028, 885, 1695, 6251, None)
+
+
+@dataclass
+class Engines:
+    """Stands for engines on a GPU: says what they were asked, in order."""
+
+    dense_ms: float = 0.4
+    sparse_ms: float = 0.3
+    asked: tuple[tuple[int, Any, int], ...] = ()
+    closed: int = 0
+
+    def __post_init__(self) -> None:
+        numbers = count()
+        engines = self
+
+        class Loaded:
+            def __init__(self, backend: Any, plan: bytes, where: str, *, graphs: bool) -> None:
+                assert plan
+                assert not graphs  # the profiler needs single kernels
+                self.number = next(numbers)
+
+            def profile(self, shape: tuple[int, ...], repeats: int) -> dict[str, float]:
+                engines.asked += ((self.number, shape, repeats),)
+                time = engines.sparse_ms if self.number else engines.dense_ms
+                first = "Reformatting CopyNode for Input Tensor 0 to layer"
+                return {first: 5.0, "layer": time, "Reformatting CopyNode for Output": 5.0}
+
+            def close(self) -> None:
+                engines.closed += 1
+
+        self.loaded = Loaded
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> Engines:
+    """A machine with an A10 as far as Python sees; engines are really built, not run."""
+    made = Engines()
+    monkeypatch.setattr(gpu_layers, "present_device", lambda: A10)
+    monkeypatch.setattr(gpu_layers, "require_cuda", lambda where: None)
+    monkeypatch.setattr(gpu_layers, "LoadedEngine", made.loaded)
+    return made
+
+
+def test_a_layer_is_timed_dense_and_sparse_in_turns(engines: Engines) -> None:
+    timer = GpuLayers("tensorrt_rtx")
+    time = timer.time(LAYER)
+    assert [time.dense_us, time.sparse_us] == pytest.approx([400, 300])
+    assert time.runs == 10
+    assert [number for number, _, _ in engines.asked] == [0, 1] * 11
+    assert {shape for _, shape, _ in engines.asked} == {(1, 32, 20, 30)}
+    assert engines.closed == 2
+    assert str(timer.machine).startswith("NVIDIA A10 with tensorrt_rtx 1.")
+    assert (timer.machine.compute_capability, timer.machine.threads) == ("8.6", 0)
+
+
+def test_a_profile_without_times_is_no_result(engines: Engines) -> None:
+    engines.dense_ms = 0.0
+    with pytest.raises(SlsError, match="reported no time"):
+        GpuLayers("tensorrt_rtx").time(LAYER)
+    assert engines.closed == 2
+
+
+@pytest.mark.parametrize(
+    ("locked", "said"),
+    [
+        ((None, None), "nvidia-smi -lgc"),
+        ((None, True), ""),
+        ((True, True), ""),
+        ((True, False), "power or heat"),
+    ],
+)
+def test_clocks_are_looked_at_after_each_layer(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch, locked: tuple[bool | None, ...], said: str
+) -> None:
+    monkeypatch.setattr(gpu_layers, "build_layer", lambda *_, sparse: b"plan")
+    timer = GpuLayers("tensorrt_rtx")
+    assert not timer.warnings  # nothing was timed
+    for state in locked:
+        device = replace(A10, clocks_locked=state)
+        monkeypatch.setattr(gpu_layers, "present_device", lambda device=device: device)
+        timer.time(LAYER)
+    assert said in "".join(timer.warnings)
+    assert len(timer.warnings) == bool(said)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        replace(LAYER, stride=(2, 2)),
+        LayerShape("ConvTranspose2d", (6, 6), (2, 2), 16, 8, 1, 10, 15),
+        LayerShape("Linear", (), (), 16, 8, 1, 10, 15),
+    ],
+    ids=str,
+)
+def test_layers_are_built_into_engines(layer: LayerShape) -> None:
+    assert build_layer(layer, "fp16", BACKENDS["tensorrt_rtx"], "sm86", sparse=True)
+
+
+@pytest.mark.skipif(present_device() is not None, reason="there is a GPU here")
+def test_without_a_gpu_nothing_is_timed() -> None:
+    with pytest.raises(SlsError, match=r"there is none here.*--backend onnxruntime"):
+        GpuLayers()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(present_device() is None, reason="needs an NVIDIA GPU")
+def test_layers_are_timed_on_a_gpu() -> None:
+    timer = GpuLayers()
+    wide = LayerShape("Conv2d", (3, 3), (1, 1), 256, 256, 1, 180, 320)
+    small, large = (timer.time(layer) for layer in (LAYER, wide))
+    assert 0 < small.dense_us < large.dense_us
+    assert 0 < small.sparse_us < large.sparse_us
