@@ -3,24 +3,39 @@ PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo test test-slow check lock clean
+.PHONY: demo test test-slow test-gpu check lock clean
 
 demo: $(VENV)/ready
 	$(RUN)/sls-deploy demo
 
+# Two processes of one thread each: tiny networks gain nothing from more threads.
+TEST := OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 --dist loadfile
+
 test: $(VENV)/ready
-	$(RUN)/python -m pytest
+	$(TEST)
 
 test-slow: $(VENV)/ready
-	$(RUN)/python -m pytest -m "slow or not slow"
+	$(TEST) -m "slow or not slow"
+
+# On a machine with a GPU, in an environment of its own: docs/gpu-checklist.md.
+test-gpu:
+	$(PYTHON) -m pytest -m gpu -rs
 
 # mypy does not follow setuptools' package-dir mapping in place, so it checks a built copy.
-check: $(VENV)/ready
+check: $(VENV)/ready .stubs/ready
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	rm -rf .check build
 	$(RUN)/pip install --quiet --no-deps --no-build-isolation --target .check .
-	MYPYPATH=.check $(RUN)/mypy -p sls_deploy
+	MYPYPATH=.check:.stubs $(RUN)/mypy -p sls_deploy
+
+# The types of TensorRT 10.13, for mypy alone: beside our packages they would pass for TensorRT.
+.stubs/ready: Makefile .ci/tensorrt_stubs.sed | $(VENV)/ready
+	rm -rf .stubs
+	$(RUN)/pip install --quiet --disable-pip-version-check --no-deps --target .stubs \
+	  tensorrt-stubs==10.13.0.35.1
+	sed -i -f .ci/tensorrt_stubs.sed .stubs/tensorrt_bindings/tensorrt.pyi
+	touch $@
 
 $(VENV)/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -37,4 +52,4 @@ lock:
 	rm -rf .lock
 
 clean:
-	rm -rf $(VENV) .check build *.egg-info
+	rm -rf $(VENV) .check .stubs build *.egg-info
