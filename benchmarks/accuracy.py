@@ -23,7 +23,8 @@ from figures import mean_psnr, milliseconds
 from table import BUDGETS, SETS, make_table, read_records
 from task import Task
 
-from sls_deploy.config import Config, DataConfig, ModelConfig, SearchConfig, parse_section
+from sls_deploy.config import Config, DataConfig, ModelConfig, SearchConfig
+from sls_deploy.config_file import parse_section
 from sls_deploy.errors import SlsError
 from sls_deploy.files import write_json
 from sls_deploy.models.model import RestorationModel

@@ -19,7 +19,8 @@ import typer
 from sls_deploy.calibration.cpu_layers import CpuLayers
 from sls_deploy.calibration.layer_timing import measure_table
 from sls_deploy.cli.output import print_line, print_table, progress
-from sls_deploy.config import Config, ExportConfig, merge_config
+from sls_deploy.config import Config, ExportConfig
+from sls_deploy.config_file import merge_config
 from sls_deploy.export.graph import to_bytes, to_onnx
 from sls_deploy.export.stage import export_onnx
 from sls_deploy.files import write_json

@@ -15,7 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from sls_deploy.cli.run import run_all
-from sls_deploy.config import Config, merge_config
+from sls_deploy.config import Config
+from sls_deploy.config_file import merge_config
 from sls_deploy.errors import GateError, SlsError
 from sls_deploy.files import write_json
 from sls_deploy.models.bundled import DEMO_WEIGHTS

@@ -20,7 +20,8 @@ import typer
 from precision_tables import make_tables
 
 from sls_deploy.calibration.clipping import RangeMethod
-from sls_deploy.config import Config, ExportConfig, Precision, merge_config
+from sls_deploy.config import Config, ExportConfig, Precision
+from sls_deploy.config_file import merge_config
 from sls_deploy.data.degradation import Bicubic
 from sls_deploy.data.truth import TruthFolder
 from sls_deploy.engine.stage import build_engines

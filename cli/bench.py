@@ -139,7 +139,8 @@ def _refuse_unused(given: dict[str, Any]) -> None:
 def _options(given: dict[str, Any]) -> BenchOptions:
     from typing import get_args
 
-    from sls_deploy.config import BuildConfig, Precision, parse_section
+    from sls_deploy.config import BuildConfig, Precision
+    from sls_deploy.config_file import parse_section
     from sls_deploy.validate.bench import BenchOptions
 
     shape = o.shape_of(given["shape"], "--shape")

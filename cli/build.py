@@ -45,7 +45,7 @@ def build(
     tensorrt_rtx needs no GPU.
     """
     from sls_deploy.cli.output import print_json, progress
-    from sls_deploy.config import merge_config
+    from sls_deploy.config_file import merge_config
     from sls_deploy.engine.stage import build_engines
 
     folder = o.find_run(run)

@@ -28,7 +28,8 @@ def demo(
     photographs than those searched on.
     """
     from sls_deploy.cli.output import print_line
-    from sls_deploy.config import Config, merge_config
+    from sls_deploy.config import Config
+    from sls_deploy.config_file import merge_config
     from sls_deploy.data.samples import TRAIN, VALIDATION, export_samples
     from sls_deploy.models.bundled import DEMO_WEIGHTS
 

@@ -52,7 +52,7 @@ def export(
     higher precision because it would cost too much.
     """
     from sls_deploy.cli.output import print_json, progress
-    from sls_deploy.config import merge_config
+    from sls_deploy.config_file import merge_config
     from sls_deploy.export.stage import export_onnx
 
     folder = o.find_run(run)

@@ -27,7 +27,8 @@ def init(
     default. `sls-deploy search` then needs no flags.
     """
     from sls_deploy.cli.output import print_line
-    from sls_deploy.config import Config, merge_config, to_toml
+    from sls_deploy.config import Config
+    from sls_deploy.config_file import merge_config, to_toml
     from sls_deploy.errors import SlsError
     from sls_deploy.files import write_text
 

@@ -16,9 +16,8 @@ from sls_deploy.config import (
     SearchConfig,
     Section,
     ValidateConfig,
-    merge_config,
-    read_config,
 )
+from sls_deploy.config_file import merge_config, read_config
 from sls_deploy.errors import SlsError
 from sls_deploy.run import Run
 

@@ -66,7 +66,6 @@ def search(
     \b
     sls-deploy search --weights rlfn.pth --data photos/ --budget 0.5 --minutes 20
     sls-deploy search --weights rlfn.pth --data photos/ --pattern n:16 --budget 0.5,0.25
-    sls-deploy search --weights rlfn.pth --data photos/ --cost latency --table a10.json
 
     Find how much of each layer to keep so that the cost falls below the budget, correct what is
     kept, then fine-tune; --method chooses how. Writes sparse weights and ratios into the run

@@ -45,7 +45,8 @@ def train(
     photographs, with the L1 loss. An interrupted training goes on with the same command.
     """  # noqa: E501
     from sls_deploy.cli.output import print_json, print_line, progress
-    from sls_deploy.config import DataConfig, parse_section
+    from sls_deploy.config import DataConfig
+    from sls_deploy.config_file import parse_section
     from sls_deploy.search.dense import train_dense
 
     flags = locals()

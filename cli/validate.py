@@ -29,7 +29,7 @@ def validate(
     fails.
     """
     from sls_deploy.cli.output import print_json, progress
-    from sls_deploy.config import merge_config
+    from sls_deploy.config_file import merge_config
     from sls_deploy.validate.stage import validate_budget
 
     folder = o.find_run(run)

@@ -11,7 +11,8 @@ from sls_deploy._version import __version__
 from sls_deploy.errors import GateError, SlsError
 
 if TYPE_CHECKING:
-    from sls_deploy.config import Config, read_config
+    from sls_deploy.config import Config
+    from sls_deploy.config_file import read_config
     from sls_deploy.engine.stage import build_engines
     from sls_deploy.export.stage import export_onnx
     from sls_deploy.models.model import load_model
@@ -41,7 +42,7 @@ _HOMES = {
     "build_engines": "engine.stage",
     "export_onnx": "export.stage",
     "load_model": "models.model",
-    "read_config": "config",
+    "read_config": "config_file",
     "search_budgets": "search.stage",
     "train_dense": "search.dense",
     "validate_budget": "validate.stage",

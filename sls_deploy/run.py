@@ -20,7 +20,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sls_deploy.config import Config, read_config
+from sls_deploy.config import Config
+from sls_deploy.config_file import read_config
 from sls_deploy.errors import SlsError
 from sls_deploy.files import disk_errors, hash_file, hash_json, write_json
 from sls_deploy.process_memory import peak_mib

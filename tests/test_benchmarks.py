@@ -11,7 +11,8 @@ import pytest
 import torch
 from precision_tables import make_tables, parity_table
 
-from sls_deploy.config import Config, ExportConfig, merge_config, parse_section
+from sls_deploy.config import Config, ExportConfig
+from sls_deploy.config_file import merge_config, parse_section
 from sls_deploy.data.images import write_image
 from sls_deploy.data.samples import sample_photos
 from sls_deploy.models.architecture import Description

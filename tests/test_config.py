@@ -16,11 +16,8 @@ from sls_deploy.config import (
     Section,
     TrainConfig,
     ValidateConfig,
-    merge_config,
-    parse_section,
-    read_config,
-    to_toml,
 )
+from sls_deploy.config_file import merge_config, parse_section, read_config, to_toml
 from sls_deploy.errors import SlsError
 
 
@@ -50,7 +47,8 @@ def test_comments_can_be_left_out() -> None:
     comments = [line for line in to_toml(Config()).splitlines() if line.startswith("#")]
     assert comments == [
         "# weights =", "# scale =", "# output =", "# photos =", "# minutes =", "# latency_table =",
-        "# static_shape =", "# calibration =", "# pictures =",
+        "# static_shape =", "# calibration =", "# jobs =", "# workspace_mib =",
+        "# optimization_level =", "# aux_streams =", "# timing_cache =", "# pictures =",
     ]  # fmt: skip
 
 

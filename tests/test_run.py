@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sls_deploy.config import Config, to_toml
+from sls_deploy.config import Config
+from sls_deploy.config_file import to_toml
 from sls_deploy.errors import SlsError
 from sls_deploy.files import atomic, disk_errors, hash_file, hash_json, write_json, write_text
 from sls_deploy.run import Run, budget_name

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sls_deploy.config import WITHOUT_EFFECT, Config, to_toml
+from sls_deploy.config import WITHOUT_EFFECT, Config
+from sls_deploy.config_file import to_toml
 from sls_deploy.errors import SlsError
 from sls_deploy.files import write_text
 from sls_deploy.models.own import absolute, is_own

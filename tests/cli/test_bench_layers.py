@@ -10,7 +10,8 @@ import torch
 from sls_deploy.calibration import cpu_layers
 from sls_deploy.calibration.latency import read_table, write_table
 from sls_deploy.cli.bench_layers import bench_layers
-from sls_deploy.config import BuildConfig, Config, DataConfig, ModelConfig, to_toml
+from sls_deploy.config import BuildConfig, Config, DataConfig, ModelConfig
+from sls_deploy.config_file import to_toml
 from sls_deploy.engine.device import present_device
 from sls_deploy.errors import SlsError
 from sls_deploy.models.architecture import Description

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from sls_deploy.config import Config, read_config
+from sls_deploy.config import Config
+from sls_deploy.config_file import read_config
 from sls_deploy.files import hash_file
 from sls_deploy.models.model import load_model
 from sls_deploy.run import Run

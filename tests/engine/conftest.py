@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from sls_deploy.config import BuildConfig, Config, to_toml
+from sls_deploy.config import BuildConfig, Config
+from sls_deploy.config_file import to_toml
 from sls_deploy.engine.request import BuildRequest
 from sls_deploy.engine.stage import EngineResult, build_engines
 from sls_deploy.files import hash_file

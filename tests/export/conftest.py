@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from sls_deploy.config import Config, ExportConfig, to_toml
+from sls_deploy.config import Config, ExportConfig
+from sls_deploy.config_file import to_toml
 from sls_deploy.export.results import ExportResult
 from sls_deploy.export.stage import export_onnx
 from sls_deploy.files import write_json, write_text

@@ -12,7 +12,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from sls_deploy.config import BuildConfig, Config, to_toml
+from sls_deploy.config import BuildConfig, Config
+from sls_deploy.config_file import to_toml
 from sls_deploy.engine.backends import BACKENDS
 from sls_deploy.engine.gpu import gpu_architecture
 from sls_deploy.engine.stage import EngineResult, build_engines
