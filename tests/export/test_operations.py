@@ -75,7 +75,13 @@ def make(name: str) -> Case:
     return made
 
 
-@pytest.fixture(params=ZOO)
+# A block of `shifted_windows` is all that `window_attention` holds.
+CASES = [
+    pytest.param(name, marks=pytest.mark.slow if name == "window_attention" else ()) for name in ZOO
+]
+
+
+@pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
     return make(request.param)
 

@@ -29,7 +29,7 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_weights(tmp_path_factory.mktemp("dense") / "small.safetensors", model)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def config(dense: Path, photos: Path) -> Config:
     """Settings of a search of a second."""
     return Config(

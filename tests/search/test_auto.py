@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from sls_deploy.files import hash_file
 from sls_deploy.models.bundled import DEMO_WEIGHTS
 from sls_deploy.models.model import load_model
 from sls_deploy.progress import Progress
+from sls_deploy.search.results import BudgetResult
 from sls_deploy.search.stage import search_budgets
 from sls_deploy.sparsity.legality import is_2_4
 
@@ -35,6 +37,27 @@ def ratios(run: Path, name: str) -> dict[str, object]:
     return found
 
 
+@dataclass(frozen=True)
+class Searched:
+    """A search by `auto` that nothing interrupted."""
+
+    config: Config
+    """Its settings."""
+    folder: Path
+    """Its run folder."""
+    row: BudgetResult
+    """What it found for its one budget."""
+
+
+@pytest.fixture(scope="module")
+def whole(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    """Both sources tried, one recovered, logs written."""
+    settings = changed(config, tensorboard=True)
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    (row,) = search_budgets(settings, folder).budgets
+    return Searched(settings, folder, row)
+
+
 def test_reconstruct_trains_nothing_and_beats_the_learnt_search(
     config: Config, tmp_path: Path
 ) -> None:
@@ -45,8 +68,8 @@ def test_reconstruct_trains_nothing_and_beats_the_learnt_search(
     assert row.psnr > learnt.psnr
 
 
-def test_both_sources_are_shown_and_the_better_one_is_taken(config: Config, tmp_path: Path) -> None:
-    (row,) = search_budgets(changed(config), tmp_path / "run").budgets
+def test_both_sources_are_shown_and_the_better_one_is_taken(whole: Searched) -> None:
+    row = whole.row
     assert [source["source"] for source in row.candidates] == ["allocated", "learnt"]
     best = max(row.candidates, key=lambda source: source["psnr"])
     assert [source["chosen"] for source in row.candidates] == [
@@ -61,7 +84,7 @@ def test_nothing_is_learnt_where_all_layers_must_be_2_4(config: Config, tmp_path
     assert [source["source"] for source in row.candidates] == ["allocated"]
 
 
-def test_interrupted_recovery_goes_on_to_the_same_bits(config: Config, tmp_path: Path) -> None:
+def test_interrupted_recovery_goes_on_to_the_same_bits(whole: Searched, tmp_path: Path) -> None:
     class StoppedError(Exception):
         pass
 
@@ -69,15 +92,13 @@ def test_interrupted_recovery_goes_on_to_the_same_bits(config: Config, tmp_path:
         if progress.task.startswith("recover") and progress.done == 4:
             raise StoppedError
 
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    settings = changed(config, method="auto")
-    search_budgets(settings, whole)
+    cut = tmp_path / "cut"
     with pytest.raises(StoppedError):
-        search_budgets(settings, cut, stop)
+        search_budgets(whole.config, cut, stop)
     tasks = set()
-    search_budgets(settings, cut, lambda progress: tasks.add(progress.task))
+    search_budgets(whole.config, cut, lambda progress: tasks.add(progress.task))
     assert not {task for task in tasks if task.startswith(("sensitivity", "reconstruct"))}
-    files = [folder / "search/b0.40/weights.safetensors" for folder in (whole, cut)]
+    files = [folder / "search/b0.40/weights.safetensors" for folder in (whole.folder, cut)]
     assert len({hash_file(file) for file in files}) == 1
 
 
@@ -143,9 +164,8 @@ def test_too_little_memory_is_named(config: Config, tmp_path: Path) -> None:
     assert caught.value.where == "--memory"
 
 
-def test_logs_hold_the_layers_n_and_the_loss(config: Config, tmp_path: Path) -> None:
-    search_budgets(changed(config, tensorboard=True), tmp_path / "run")
-    (events,) = (tmp_path / "run/search/logs/b0.40").iterdir()
+def test_logs_hold_the_layers_n_and_the_loss(whole: Searched) -> None:
+    (events,) = (whole.folder / "search/logs/b0.40").iterdir()
     content = events.read_bytes()
     assert b"loss" in content
     assert b"N/body.0.body.0" in content

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from sls_deploy.config import Config, ExportConfig, ModelConfig, ValidateConfig, to_toml
+from sls_deploy.config import Config, ExportConfig, ModelConfig, ValidateConfig
+from sls_deploy.config_file import to_toml
 from sls_deploy.data.images import write_image
 from sls_deploy.data.samples import sample_photos
 from sls_deploy.errors import SlsError
@@ -26,17 +28,22 @@ def pictures(folder: Path, *corners: int) -> ValidateConfig:
     return ValidateConfig(pictures=folder, max_loss_db=99)
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """A run whose budget 0.5 is exported in fp32, and whose sparse network is the dense one."""
+def configure(run: Run, dense: Path) -> None:
+    config = Config(model=ModelConfig(name="edsr", weights=dense, scale=2))
+    write_text(run.path / "config.toml", to_toml(config))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a dense network and of a run of it, exported in fp32, that is the same."""
+    folder = tmp_path_factory.mktemp("exported")
     torch.manual_seed(0)
     options = {"features": 8, "blocks": 1, "scale": 2, "input_range": 1.0}
     model = build_model(Description("edsr", options, 2, 1.0))
-    dense = save_weights(tmp_path / "dense.safetensors", model)
-    run = Run.create(tmp_path / "run")
-    config = Config(model=ModelConfig(name="edsr", weights=dense, scale=2))
-    write_text(run.path / "config.toml", to_toml(config))
-    folder = run.folder("search", 0.5)
+    dense = save_weights(folder / "dense.safetensors", model)
+    run = Run.create(folder / "run")
+    configure(run, dense)
+    searched = run.folder("search", 0.5)
     ratios = {
         "budget": 0.5,
         "dense_sha256": hash_file(dense),
@@ -49,11 +56,20 @@ def run(tmp_path: Path) -> Run:
         "search/b0.50",
         {},
         lambda: [
-            save_weights(folder / "weights.safetensors", model),
-            write_json(folder / "ratios.json", ratios),
+            save_weights(searched / "weights.safetensors", model),
+            write_json(searched / "ratios.json", ratios),
         ],
     )
     export_onnx(run, 0.5, ExportConfig(precisions=("fp32",)))
+    return folder
+
+
+@pytest.fixture
+def run(exported: Path, tmp_path: Path) -> Run:
+    """A run whose budget 0.5 is exported in fp32, and whose sparse network is the dense one."""
+    shutil.copytree(exported, tmp_path, dirs_exist_ok=True)
+    run = Run.open(tmp_path / "run")
+    configure(run, tmp_path / "dense.safetensors")
     return run
 
 
