@@ -53,6 +53,8 @@ def run_all(found: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         words = shlex.split(re.sub(r"--minutes \S+", "--steps 4 --patch 16 --batch 2", command))
         if words[1] in ("run", "validate"):
             words += ["--max-loss-db", "99"]
+        if words[1] == "bench":
+            words += ["--shape", "1x3x32x32"]
         if words[1] == "train":
             words += ["--steps", "2", "--batch", "1", "--patch", "16"]
         monkeypatch.setattr(sys, "argv", words)

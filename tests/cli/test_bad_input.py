@@ -63,7 +63,7 @@ CASES = {
     "budget not searched": ("export {run} --budget 0.6", r"not searched \(done: 0\.75, 0\.5\)"),
     "unknown precision": ("export {run} --precision int4", "'int4': .*'bf16' or 'int8'"),
     "budget not exported": ("build {run} --budget 0.75", r"0\.75 was not exported \(done: 0\.5\)"),
-    "unknown GPU": ("build {run} --arch sm12", "'sm12': .*'sm80', 'sm86' or 'sm89'"),
+    "unknown GPU": ("build {run} --arch sm12", "'sm12': must be of sm80, sm86, sm87, sm89"),
     "validation not exported": ("validate {run} --budget 0.75", "0.75 was not exported"),
     "no such pictures": ("validate {run} --data nowhere", "nowhere: no such folder"),
     "corrupt pictures": ("validate {run} --data corrupt", "corrupt/.*cannot be read as a picture"),
