@@ -287,7 +287,7 @@ class BuildConfig(Section):
     jobs: int | None = Field(
         None,
         ge=1,
-        description="Engines built at a time; where left out, as many as there are cores.",
+        description="Engines built at a time; where left out, as cores and memory allow.",
     )
     memory: int = Field(8192, ge=256, description="Memory for all builds together, in MiB.")
     engine_cache_mib: int = Field(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,10 +14,10 @@ from sls_deploy._version import __version__
 from sls_deploy.config import BuildConfig, Precision, Target
 from sls_deploy.engine.backend import Backend
 from sls_deploy.engine.cache import BuiltEngine, EngineCache
-from sls_deploy.engine.device import Device
+from sls_deploy.engine.device import Device, present_device
 from sls_deploy.engine.evidence import gather_evidence
 from sls_deploy.engine.graph import check_shapes, fit_shapes, laid_out
-from sls_deploy.engine.manifest import EngineManifest
+from sls_deploy.engine.manifest import EngineManifest, remember_built
 from sls_deploy.engine.preflight import check_layers, name_layer
 from sls_deploy.engine.process import run_worker
 from sls_deploy.engine.request import BuildOptions, BuildRequest
@@ -106,11 +105,9 @@ def make(build: Build, memory_mib: int, stop: Event) -> EngineManifest:
     graph = hash_file(build.onnx)
     cache = EngineCache(cache_folder() / "engines", build.options.engine_cache_mib)
     key = hash_json({**build.inputs, "graph": graph})
-    found = cache.find(key) if cache.limit_mib else None
+    found = cache.take(key, build.plan) if cache.limit_mib else None
     warnings: tuple[str, ...] = ()
     if found:
-        with atomic(build.plan) as temporary:
-            shutil.copyfile(found.plan, temporary)
         built = found
     else:
         request = _request(build, model, fitted, input_name)
@@ -120,7 +117,7 @@ def make(build: Build, memory_mib: int, stop: Event) -> EngineManifest:
         except SlsError as error:
             warnings = (f"the engine was not kept for later builds: {error}",)
     answer = built.answer
-    return EngineManifest(
+    manifest = EngineManifest(
         plan=build.plan.name,
         plan_sha256=built.plan_sha256,
         plan_bytes=build.plan.stat().st_size,
@@ -130,7 +127,7 @@ def make(build: Build, memory_mib: int, stop: Event) -> EngineManifest:
         backend_version=str(build.backend.version),
         sls_deploy_version=__version__,
         architecture=build.target,
-        device=build.device,
+        device=built.device,
         options=replace(build.told, timing_cache=Path(build.told.timing_cache).name),
         precision=build.precision,
         budget=build.budget,
@@ -146,6 +143,8 @@ def make(build: Build, memory_mib: int, stop: Event) -> EngineManifest:
         warnings=answer.warnings + warnings,
         evidence=gather_evidence(model, build.plan.read_bytes(), answer.sparsity_log),
     )
+    remember_built(manifest)
+    return manifest
 
 
 def _request(
@@ -178,4 +177,5 @@ def _built(
         except SlsError as error:
             raise type(error)(name_layer(error.what, layers), error.where, error.fix) from None
     seconds = round(time.monotonic() - start, 2)
-    return BuiltEngine(build.plan, hash_file(build.plan), answer, seconds)
+    device = present_device() if build.device else None  # its clocks as they are under load
+    return BuiltEngine(build.plan, hash_file(build.plan), answer, seconds, device)

@@ -14,6 +14,7 @@ from sls_deploy.engine.backend import Backend
 from sls_deploy.engine.request import BuildAnswer, BuildOptions, BuildRequest, Tensor
 from sls_deploy.engine.timing_cache import keep_timing_cache, use_timing_cache
 from sls_deploy.engine.vendor_log import VendorLog, first_cause
+from sls_deploy.errors import SlsError
 
 if TYPE_CHECKING:
     from tensorrt import Builder, IBuilderConfig, ITensor, OnnxParser
@@ -29,7 +30,10 @@ def build_engine(backend: Backend, request: BuildRequest) -> BuildAnswer:
     """
     trt: Any = importlib.import_module(backend.name)
     log = VendorLog(trt, echo=sys.stderr)
-    builder: Builder = trt.Builder(log.logger)
+    try:
+        builder: Builder = trt.Builder(log.logger)
+    except TypeError:  # there is none, for a reason that only the log knows, such as an old driver
+        return _failed(log, log.first_error())
     # In TensorRT 11 every network is strongly typed; before it, the flag asks for that.
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if typed is None else 1 << int(typed))
@@ -44,12 +48,16 @@ def build_engine(backend: Backend, request: BuildRequest) -> BuildAnswer:
     config.add_optimization_profile(profile)
     times = Path(request.options.timing_cache)
     cache = use_timing_cache(config, times) if request.options.timing_cache else None
+    log.errors.clear()  # a cache of another machine is refused aloud, and that is no failure
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         return _failed(log, log.first_error())
-    if cache is not None:
-        keep_timing_cache(config, cache, times)
     Path(request.plan).write_bytes(plan)
+    if cache is not None:
+        try:
+            keep_timing_cache(config, cache, times)
+        except (OSError, SlsError) as error:
+            log.warnings.append(f"the times of kernels were not kept: {error}")
     return BuildAnswer(
         warnings=tuple(log.warnings),
         sparsity_log=tuple(log.sparsity),

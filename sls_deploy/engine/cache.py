@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock
 from pydantic import TypeAdapter
 
+from sls_deploy.engine.device import Device
 from sls_deploy.engine.request import BuildAnswer
 from sls_deploy.errors import SlsError
-from sls_deploy.files import disk_errors, hash_file, write_json
+from sls_deploy.files import atomic, disk_errors, hash_file, write_json
 
 _PLAN, _ANSWER = "engine.plan", "answer.json"
 
@@ -30,6 +31,8 @@ class BuiltEngine:
     """What the builder told."""
     seconds: float
     """Wall time of the build."""
+    device: Device | None = None
+    """The GPU that kernels were timed on, as it was right after the build; None if none were."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +44,31 @@ class EngineCache:
     limit_mib: int
     """Most space, in MiB; 0 keeps none."""
 
-    def find(self, key: str) -> BuiltEngine | None:
-        """The engine built from these inputs; None if there is none, or it is damaged.
+    def take(self, key: str, to: Path) -> BuiltEngine | None:
+        """Copy the engine built from these inputs; None if there is none, or it is damaged.
 
         Args:
             key: hash of everything that an engine depends on.
+            to: where it is copied to; left as it is where None is returned.
+
+        Raises:
+            SlsError: the copy cannot be written.
         """
         entry = self.folder / key
-        try:
-            found = TypeAdapter(BuiltEngine).validate_json((entry / _ANSWER).read_bytes())
-            plan = entry / _PLAN
-            if hash_file(plan) != found.plan_sha256:
-                return None
-            os.utime(entry)
-        except (OSError, ValueError, SlsError):
+        if not entry.is_dir():
             return None
-        return BuiltEngine(plan, found.plan_sha256, found.answer, found.seconds)
+        # Another process may be making room, or replacing a damaged engine.
+        with FileLock(self.folder / ".lock"):
+            try:
+                found = TypeAdapter(BuiltEngine).validate_json((entry / _ANSWER).read_bytes())
+                if hash_file(entry / _PLAN) != found.plan_sha256:
+                    return None
+                os.utime(entry)
+            except (OSError, ValueError, SlsError):
+                return None
+            with atomic(to) as temporary:
+                shutil.copyfile(entry / _PLAN, temporary)
+        return replace(found, plan=to)
 
     def keep(self, key: str, built: BuiltEngine) -> None:
         """Copy an engine into the cache, and make room for it.

@@ -13,8 +13,10 @@ from sls_deploy.engine.device import Device
 from sls_deploy.engine.evidence import Evidence
 from sls_deploy.engine.request import BuildOptions, Dimensions, Tensor
 from sls_deploy.errors import SlsError
-from sls_deploy.files import hash_file, write_json
+from sls_deploy.files import cache_folder, hash_file, write_json, write_text
 
+_AXES = 4
+"""Batch, channels, height and width."""
 _BUILD_AGAIN = "`sls-deploy build` makes the engine anew."
 
 
@@ -83,7 +85,7 @@ def read_manifest(path: Path) -> EngineManifest:
     """Read a manifest.
 
     Raises:
-        SlsError: no such file, a file of another form, or one that names a plan elsewhere.
+        SlsError: no such file, a file of another form, or one that names files elsewhere.
     """
     try:
         manifest = TypeAdapter(EngineManifest).validate_json(path.read_bytes())
@@ -96,10 +98,51 @@ def read_manifest(path: Path) -> EngineManifest:
         reason = f"{place}: {first['msg']}" if place else first["msg"]
         what = f"is not an engine's manifest ({reason})"
         raise SlsError(what, str(path), _BUILD_AGAIN) from None
-    if Path(manifest.plan).name != manifest.plan or manifest.plan in ("", ".."):
-        what = f"names a plan outside its folder ({manifest.plan})"
+    for name in (manifest.plan, manifest.onnx):
+        if Path(name).name != name or name in ("", ".."):
+            what = f"names a file outside its folder ({name})"
+            raise SlsError(what, str(path), _BUILD_AGAIN)
+    shapes = (manifest.min_shape, manifest.opt_shape, manifest.max_shape)
+    if any(len(given) != 1 for given in (manifest.inputs, manifest.outputs)) or any(
+        len(shape) != _AXES for shape in shapes
+    ):
+        what = "is not the manifest of an engine with one picture in and one out"
         raise SlsError(what, str(path), _BUILD_AGAIN)
     return manifest
+
+
+def remember_built(manifest: EngineManifest) -> None:
+    """Note that an engine which may bring code was built on this machine.
+
+    Raises:
+        SlsError: the cache's folder cannot be written.
+    """
+    if manifest.options.version_compatible:
+        write_text(_own_engine(manifest), "")
+
+
+def may_bring_code(manifest: EngineManifest, where: str) -> bool:
+    """Whether an engine brings code for this machine with it, as version-compatible ones do.
+
+    A manifest's hash proves that it belongs to its engine, not where both come from.
+
+    Args:
+        manifest: a verified one.
+        where: the engine, for the error.
+
+    Raises:
+        SlsError: it does, and was not built on this machine.
+    """
+    if not manifest.options.version_compatible:
+        return False
+    if not _own_engine(manifest).is_file():
+        what = "may bring code for this machine and was not built here, so it is not loaded"
+        raise SlsError(what, where, _BUILD_AGAIN)
+    return True
+
+
+def _own_engine(manifest: EngineManifest) -> Path:
+    return cache_folder() / "built" / manifest.plan_sha256
 
 
 def verified_manifest(plan: Path) -> EngineManifest:

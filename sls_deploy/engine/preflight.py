@@ -42,6 +42,8 @@ def check_layers(model: onnx.ModelProto, where: str) -> dict[str, str]:
 def name_layer(error: str, layers: dict[str, str]) -> str:
     """A vendor's error with the layer beside the node that it names, if it names one."""
     for node, layer in layers.items():
-        if f"'{node}'" in error or f"[{node}]" in error:
-            return error.replace(node, f"{node}, layer {layer.removesuffix('.weight')},", 1)
+        for named in (f"'{node}'", f"[{node}]"):
+            if named in error:
+                told = f"{named}, layer {layer.removesuffix('.weight')}"
+                return error.replace(named, told, 1)
     return error

@@ -19,6 +19,9 @@ from sls_deploy.errors import SlsError
 from sls_deploy.progress import Progress, Report, silent
 from sls_deploy.run import Run, budget_name
 
+_USUAL_MIB = 1024
+"""Memory that builds get if their number is left to us, in MiB: they took 0.2 to 0.4 GiB."""
+
 
 @dataclass(frozen=True)
 class EngineResult:
@@ -105,10 +108,10 @@ def _builds(run: Run, budgets: Sequence[float], options: BuildConfig) -> list[Bu
     backends = {target: choose_backend(options.backend, target) for target in options.architectures}
     for backend in backends.values():
         check_options(backend, options)
+    wanted = itertools.product(budgets, options.architectures, options.precisions)
     return [
         _one(run, budget, options, target, precision, backends[target], device)
-        for budget in budgets
-        for target, precision in itertools.product(options.architectures, options.precisions)
+        for budget, target, precision in dict.fromkeys(wanted)
     ]
 
 
@@ -152,7 +155,12 @@ def _stands(run: Run, build: Build) -> bool:
 
 
 def _at_once(builds: Sequence[Build], options: BuildConfig) -> int:
-    """How many builds at a time: one where kernels are timed, else as many as there are cores."""
+    """How many builds at a time: one where kernels are timed, else as cores and memory allow."""
     if any(build.backend.times_kernels for build in builds):
         return 1
-    return options.jobs or os.cpu_count() or 1
+    return options.jobs or max(1, min(_cores(), options.memory // _USUAL_MIB))
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

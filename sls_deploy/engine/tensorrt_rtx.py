@@ -27,6 +27,8 @@ def _refusal(target: str) -> str:
 
 
 def _aim(trt: Any, config: Any, architectures: tuple[str, ...]) -> None:
+    # Without it an engine may allocate while it runs, and then no CUDA graph can be recorded.
+    config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     config.num_compute_capabilities = len(architectures)
     for place, architecture in enumerate(architectures):
         config.set_compute_capability(getattr(trt.ComputeCapability, architecture.upper()), place)

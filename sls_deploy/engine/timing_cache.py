@@ -30,7 +30,11 @@ def use_timing_cache(config: IBuilderConfig, path: Path) -> ITimingCache | None:
 
     The returned cache must be kept until the engine is built. It is None if the builder has none.
     """
-    for known in (path.read_bytes() if path.is_file() else b"", b""):
+    try:
+        before = path.read_bytes()
+    except OSError:  # most often because there is none yet
+        before = b""
+    for known in (before, b""):
         cache = config.create_timing_cache(known)
         if cache is not None and config.set_timing_cache(cache, False):
             return cache

@@ -222,3 +222,10 @@ def test_a_layer_of_zeros_is_refused_before_the_builder_sees_it(
     record_export(run)
     with pytest.raises(SlsError, match=r"all weights of layer 'network\.1\.weight' are zero"):
         build_engines(run, [0.5], build_options())
+
+
+def test_what_is_asked_for_twice_is_built_once(run: Run, build_options: Options) -> None:
+    options = build_options(architectures=("sm86+sm80", "sm80+sm86"), precisions=("fp16", "fp16"))
+    results = build_engines(run, [0.5, 0.5], options)
+    assert [result.plan.stem for result in results] == ["sm80+sm86-fp16"]
+    assert verified_manifest(results[0].plan) == results[0].manifest

@@ -82,3 +82,14 @@ def test_one_engine_serves_several_gpus(request_small: BuildRequest) -> None:
     answer = build_engine(BACKENDS["tensorrt_rtx"], request)
     assert answer.error == ""
     assert Path(request.plan).stat().st_size > 10_000
+
+
+@pytest.mark.filterwarnings("ignore:Use Deprecated:DeprecationWarning")
+def test_kernel_times_that_cannot_be_kept_cost_no_engine(
+    request_small: BuildRequest, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    options = BuildOptions(timing_cache=str(tmp_path / "file" / "times.cache"))
+    answer = build_engine(BACKENDS["tensorrt_rtx"], replace(request_small, options=options))
+    assert Path(request_small.plan).stat().st_size > 10_000
+    assert any("the times of kernels were not kept" in told for told in answer.warnings)

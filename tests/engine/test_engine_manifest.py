@@ -2,12 +2,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sls_deploy.engine.manifest import read_manifest, verified_manifest, write_manifest
+from sls_deploy.engine.manifest import (
+    may_bring_code,
+    read_manifest,
+    remember_built,
+    verified_manifest,
+    write_manifest,
+)
 from sls_deploy.engine.stage import EngineResult
 from sls_deploy.errors import SlsError
 from sls_deploy.files import hash_file
@@ -73,10 +80,30 @@ def test_a_missing_engine_is_named(engine: Path) -> None:
         verified_manifest(engine)
 
 
+@pytest.mark.parametrize("field", ["plan", "onnx"])
 @pytest.mark.parametrize("name", ["../secret.plan", "/etc/passwd", "a/b.plan", "..", ""])
-def test_a_plan_outside_the_folder_is_refused(engine: Path, name: str) -> None:
+def test_a_file_outside_the_folder_is_refused(engine: Path, field: str, name: str) -> None:
     with pytest.raises(SlsError, match="outside its folder"):
-        read_manifest(change(engine, plan=name))
+        read_manifest(change(engine, **{field: name}))
+
+
+@pytest.mark.parametrize(
+    "values", [{"inputs": []}, {"outputs": []}, {"min_shape": [1]}, {"max_shape": []}]
+)
+def test_an_engine_of_another_form_is_refused(engine: Path, values: dict[str, Any]) -> None:
+    with pytest.raises(SlsError, match="one picture in and one out"):
+        read_manifest(change(engine, **values))
+
+
+def test_an_engine_brings_code_only_if_it_was_built_here(engine: Path) -> None:
+    plain = verified_manifest(engine)
+    remember_built(plain)
+    assert not may_bring_code(plain, "x.plan")
+    bringing = replace(plain, options=replace(plain.options, version_compatible=True))
+    with pytest.raises(SlsError, match=r"x\.plan: may bring code .* was not built here"):
+        may_bring_code(bringing, "x.plan")
+    remember_built(bringing)
+    assert may_bring_code(bringing, "x.plan")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", "{", '{"plan": "x.plan"}', "\udcff"])

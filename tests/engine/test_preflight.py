@@ -29,10 +29,11 @@ def test_a_layer_of_zeros_is_refused(tmp_path: Path, make_network: Maker) -> Non
         check_layers(model, "x.onnx")
 
 
-@pytest.mark.parametrize("quoted", ["'conv1'", "[conv1]"])
+@pytest.mark.parametrize("quoted", ["'Conv_1'", "[Conv_1]"])
 def test_an_error_about_a_node_names_its_layer(quoted: str) -> None:
-    told = name_layer(f"node {quoted} (Conv): bad", {"conv": "a.weight", "conv1": "b.c.weight"})
-    assert "layer b.c," in told
+    layers = {"Conv_10": "a.weight", "Conv_1": "b.c.weight"}
+    told = name_layer(f"the Conv_1 engine: node {quoted} (Conv): bad", layers)
+    assert told == f"the Conv_1 engine: node {quoted}, layer b.c (Conv): bad"
 
 
 def test_another_error_stays_as_it_is() -> None:

@@ -50,3 +50,36 @@ def test_a_spoilt_file_is_not_used(config: Any, tmp_path: Path) -> None:
     path.write_bytes(b"junk" * 100)
     assert use_timing_cache(config, path) is not None
     assert config.get_timing_cache() is not None
+
+
+class Times:
+    """A timing cache that really keeps something: lines of text."""
+
+    def __init__(self, content: bytes) -> None:
+        self.lines = set(content.splitlines())
+
+    def combine(self, other: Times, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        self.lines |= other.lines
+        return True
+
+    def serialize(self) -> bytes:
+        return b"\n".join(sorted(self.lines))
+
+
+class Config:
+    def create_timing_cache(self, content: bytes) -> Times:
+        return Times(content)
+
+    def set_timing_cache(self, cache: Times, ignore_mismatch: bool) -> bool:
+        return not ignore_mismatch
+
+
+def test_what_two_builds_measured_at_once_is_all_kept(tmp_path: Path) -> None:
+    path, config = tmp_path / "a.cache", Config()
+    path.write_bytes(b"before")
+    first, second = (use_timing_cache(config, path) for _ in range(2))  # type: ignore[arg-type]
+    for cache, line in ((first, b"one"), (second, b"two")):
+        cache.lines.add(line)  # type: ignore[union-attr]
+        keep_timing_cache(config, cache, path)  # type: ignore[arg-type]
+    assert path.read_bytes().splitlines() == [b"before", b"one", b"two"]

@@ -26,6 +26,7 @@ STUBS = ROOT / ".stubs"
 TYPES = STUBS / "tensorrt_bindings" / "tensorrt.pyi"
 
 ONLY_RTX = {
+    "BuilderFlag.REQUIRE_USER_ALLOCATION": "tensorrt leaves CUDA graphs to the caller",
     "ComputeCapability": "tensorrt builds for the GPU that is present",
     "CudaGraphStrategy": "tensorrt leaves CUDA graphs to the caller",
     "DynamicShapesKernelSpecializationStrategy": "tensorrt compiles nothing at loading",
