@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from sls_deploy.validate.bench import BenchOptions
 
 _LAYERS_SHOWN = 10
-_REPEATS = 50
+_RUNS_FOR_P90, _RUNS_FOR_P99 = 10, 100
+"""Runs below which a percentile would only be one of the longest times."""
+_REPEATS = 100
 _BACKENDS = ("auto", "torch", "onnxruntime", "tensorrt", "tensorrt_rtx")
 
 Target = Annotated[
@@ -99,7 +101,8 @@ def choose_gpu(index: int) -> None:
     """Let CUDA see one GPU only; to be called before anything of CUDA is loaded.
 
     Args:
-        index: place among those that CUDA_VISIBLE_DEVICES names, or among all.
+        index: place among those that CUDA_VISIBLE_DEVICES names, or among all, counted as
+            `nvidia-smi` counts them unless CUDA_DEVICE_ORDER says otherwise.
 
     Raises:
         SlsError: there is no such GPU.
@@ -107,13 +110,15 @@ def choose_gpu(index: int) -> None:
     from sls_deploy.engine.gpu import visible_gpu
     from sls_deploy.errors import SlsError
 
-    fix = "Leave it out to measure on the CPU; `sls-deploy doctor` lists what is there."
+    fix = "Leave it out to measure on the CPU; `nvidia-smi -L` lists what is there."
     missing = SlsError("there is no such NVIDIA GPU here", f"--gpu {index}", fix)
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     chosen = [str(index)] if named is None else named.split(",")[index : index + 1]
     if not any(chosen):
         raise missing
-    # The driver reads it once, when it is first asked for anything.
+    # The driver reads both once, when it is first asked for anything. By itself it counts the
+    # fastest GPU first.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     os.environ["CUDA_VISIBLE_DEVICES"] = chosen[0]
     if visible_gpu() is None:
         raise missing
@@ -127,8 +132,11 @@ def _refuse_unused(given: dict[str, Any]) -> None:
     """
     from sls_deploy.errors import SlsError
 
-    named = {"budget": None, "threads": None, "profile": False, "repeats": _REPEATS}
-    unused = {"layers": tuple(named), "sparsity": ("threads", "profile", "repeats", "out")}
+    named = {"profile": False, "repeats": _REPEATS, "backend": "auto"}
+    unused = {
+        "layers": ("budget", "threads", "profile", "repeats"),
+        "sparsity": ("backend", "threads", "profile", "repeats", "out"),
+    }
     for kind, flags in unused.items():
         for flag in flags if given[kind] else ():
             if given[flag] != named.get(flag):
@@ -159,7 +167,10 @@ def _options(given: dict[str, Any]) -> BenchOptions:
 def _bench_forms(
     target: Path | None, budget: str | None, out: Path | None, options: BenchOptions, *, json: bool
 ) -> None:
+    from typing import get_args
+
     from sls_deploy.cli.output import print_json, print_line, progress
+    from sls_deploy.config import Precision
     from sls_deploy.errors import SlsError
     from sls_deploy.runtime.bench_result import write_bench
     from sls_deploy.validate.bench import bench_file, bench_path, bench_run
@@ -168,6 +179,8 @@ def _bench_forms(
     if target is not None and not target.is_dir():
         if budget is not None:
             raise SlsError("means nothing for a file", "--budget", "Name a run folder.")
+        if options.precisions != get_args(Precision):
+            raise SlsError("means nothing for a file", "--precision", "Name a run folder.")
         with progress(quiet=json) as report:
             results = [bench_file(target, options, report)]
     else:
@@ -179,9 +192,11 @@ def _bench_forms(
             )
         with progress(quiet=json) as report:
             results = [bench_run(run, value, options, report) for value in budgets]
-        written = [
-            bench_path(run, value, result) for value, result in zip(budgets, results, strict=True)
-        ]
+        if options.complete:
+            written = [
+                bench_path(run, value, result)
+                for value, result in zip(budgets, results, strict=True)
+            ]
     if out is not None:
         written.append(write_bench(out, results[0]))
     if json:
@@ -197,17 +212,18 @@ def print_bench(result: Bench) -> None:
     """Print the figures of every form, and what could not run."""
     from sls_deploy.cli.output import print_line, print_table
 
-    device = result.gpu.name if result.gpu else f"{result.processor}, {result.threads} threads"
+    device = result.gpu.name if result.gpu else f"{result.processor}, threads: {result.threads}"
     budget = "" if result.budget is None else f"budget {result.budget:g} of "
     title = (
         f"{budget}{result.target} on {device}, input {'x'.join(map(str, result.shape))}, "
-        f"{result.repeats} runs in turn"
+        f"runs in turn: {result.repeats}"
     )
     columns = ["form", "p50 ms", "p90 ms", "p99 ms", "pictures/s", "Mpixel/s", "of dense", "MiB"]
     print_table(title, columns, [_cells(row) for row in result.rows])
     for row in result.rows:
         if row.note:
             print_line(f"{row.name}: {row.note}")
+    print_line("MiB: memory that loading a form and its first run added")
     for name, reason in result.not_run.items():
         print_line(f"{name} was not run: {reason}")
     for line in clock_notes(result):
@@ -223,7 +239,7 @@ def clock_notes(result: Bench) -> list[str]:
         return []
     moved = f", {before.sm_clock_mhz} MHz before and {after.sm_clock_mhz} MHz after"
     known = before.sm_clock_mhz is not None and after.sm_clock_mhz is not None
-    fix = f"`sudo nvidia-smi --lock-gpu-clocks={after.max_sm_clock_mhz or 'MHZ'}` locks them"
+    fix = "`sudo nvidia-smi --lock-gpu-clocks=MHZ` locks them, at what the GPU holds under load"
     return [f"the clocks of the GPU are not known to be locked{moved if known else ''}: {fix}"]
 
 
@@ -231,7 +247,9 @@ def _cells(row: BenchRow) -> list[str]:
     timing = row.timing
     return [
         row.name,
-        *(f"{value:.2f}" for value in (timing.p50, timing.p90, timing.p99)),
+        f"{timing.p50:.2f}",
+        f"{timing.p90:.2f}" if timing.runs >= _RUNS_FOR_P90 else "-",
+        f"{timing.p99:.2f}" if timing.runs >= _RUNS_FOR_P99 else "-",
         f"{row.pictures_per_second:.1f}",
         f"{row.megapixels_per_second:.2f}",
         "-" if row.ratio is None else f"{row.ratio:.2f}",

@@ -8,16 +8,12 @@ from typing import TYPE_CHECKING, Any
 from sls_deploy.cli import options as o
 
 if TYPE_CHECKING:
-    from sls_deploy.engine.manifest import EngineManifest
+    from sls_deploy.engine.device import Device
     from sls_deploy.run import Run
     from sls_deploy.runtime.sparsity_gain import SparsityGain
 
 _SHOWN = 12
 """Layers that are printed; JSON holds all."""
-_NO_FLAG = (
-    "tensorrt_rtx chooses kernels when an engine is loaded; in version 1.7 engines that were built "
-    "without a GPU did not differ by whether sparse kernels were allowed"
-)
 
 
 def bench_sparsity(
@@ -55,16 +51,21 @@ def bench_sparsity(
         print_json([_as_json(plan, gain) for plan, gain in gains.items()])
         return
     for plan, gain in gains.items():
-        print_gain(plan, plans[plan], gain)
+        print_gain(plan, gain)
 
 
 def _as_json(plan: Path, gain: SparsityGain) -> dict[str, Any]:
-    told = {"gain": gain.gain, "spread": gain.spread, "verdict": gain.verdict}
+    told = {
+        "gain": gain.gain,
+        "spread": gain.spread,
+        "verdict": gain.verdict,
+        "doubts": gain.doubts,
+    }
     return {"plan": plan, **vars(gain), **told}
 
 
-def print_gain(plan: Path, manifest: EngineManifest, gain: SparsityGain) -> None:
-    """Print a gain, and the layers that take longest."""
+def print_gain(plan: Path, gain: SparsityGain) -> None:
+    """Print a gain, the layers that take longest, and what makes the gain doubtful."""
     from sls_deploy.cli.output import print_line, print_table
 
     longest = sorted(
@@ -78,8 +79,17 @@ def print_gain(plan: Path, manifest: EngineManifest, gain: SparsityGain) -> None
     title = f"{plan}: layers that take longest at {sizes}, of {len(gain.layers)}"
     print_table(title, ["layer", "sparse allowed ms", "dense ms"], rows)
     print_line(f"engine {plan}: {gain}")
-    if manifest.backend == "tensorrt_rtx":
-        print_line(f"  {_NO_FLAG}")
+    for line in (*gain.doubts, *_clock_notes(gain.device)):
+        print_line(f"  {line}")
+
+
+def _clock_notes(device: Device | None) -> list[str]:
+    """What the clocks at the end of a measurement say about it."""
+    if device is None or device.clocks_locked:
+        return []
+    now = "" if device.sm_clock_mhz is None else f", {device.sm_clock_mhz} MHz at the end"
+    fix = "`sudo nvidia-smi --lock-gpu-clocks=MHZ` locks them, at what the GPU holds under load"
+    return [f"the clocks of the GPU are not known to be locked{now}: {fix}"]
 
 
 def _milliseconds(value: float | None) -> str:
@@ -88,45 +98,48 @@ def _milliseconds(value: float | None) -> str:
 
 def _engines(
     target: Path | None, budget: str | None, precision: str | None
-) -> tuple[Run, dict[Path, EngineManifest]]:
-    """The engines that were asked for, with their verified manifests, and the run they are of."""
-    from sls_deploy.engine.manifest import verified_manifest
+) -> tuple[Run, list[Path]]:
+    """The engines that were asked for, and the run they are of."""
     from sls_deploy.errors import SlsError
-    from sls_deploy.run import Run, budget_name
+    from sls_deploy.run import CONFIG, Run, budget_name
 
     if target is not None and target.suffix == ".plan":
         if budget or precision:
             flag = "--budget" if budget else "--precision"
             raise SlsError("means nothing for one engine", flag, "Name a run folder.")
-        manifest = verified_manifest(target)
-        return Run.open(target.resolve().parent.parent.parent), {target: manifest}
+        folder = target.resolve().parent.parent.parent
+        if not (folder / CONFIG).is_file():
+            fix = "Copy the whole run, so that the graph is there to build anew."
+            raise SlsError("is not in a run folder", str(target), fix)
+        return Run.open(folder), [target]
     run = o.find_run(target)
     folders = [budget_name(value) for value in o.budgets_of(budget) or []] or ["*"]
-    plans = [plan for name in folders for plan in sorted(run.path.glob(f"engines/{name}/*.plan"))]
-    manifests = {plan: verified_manifest(plan) for plan in plans}
-    found = {
-        plan: manifest
-        for plan, manifest in manifests.items()
-        if precision in (None, manifest.precision)
-    }
-    if not found:
+    wanted = o.listed(precision)
+    plans = [
+        plan
+        for name in folders
+        for plan in sorted(run.path.glob(f"engines/{name}/*.plan"))
+        if wanted is None or plan.stem.removesuffix("-uint8").rpartition("-")[2] in wanted
+    ]
+    if not plans:
         raise SlsError("has no such engine", str(run.path), "`sls-deploy build` makes one.")
-    return run, found
+    return run, plans
 
 
-def _for_this_gpu(plans: dict[Path, EngineManifest]) -> list[Path]:
-    """Those of some engines that can run here.
+def _for_this_gpu(plans: list[Path]) -> list[Path]:
+    """Those of some engines that are sound and can run here.
 
     Raises:
         SlsError: none can; why the first cannot.
     """
+    from sls_deploy.engine.manifest import verified_manifest
     from sls_deploy.errors import SlsError
     from sls_deploy.runtime.tensorrt import check_gpu
 
     fitting, refused = [], []
-    for plan, manifest in plans.items():
+    for plan in plans:
         try:
-            check_gpu(manifest, str(plan))
+            check_gpu(verified_manifest(plan), str(plan))
             fitting.append(plan)
         except SlsError as error:
             refused.append(error)

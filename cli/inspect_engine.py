@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from sls_deploy.engine.request import Tensor
     from sls_deploy.runtime.engine_inspection import EngineInspection
 
+_OF_TENSORRT, _NUMBERS = (7, 8, 9), (3, 4)
+"""Columns of the table of layers: those that only TensorRT can fill, and those of figures."""
 _MEASURE = "not measured for this engine; on a GPU `sls-deploy bench --sparsity` does it"
 
 
@@ -131,8 +133,18 @@ def _print_layers(layers: Sequence[LayerEvidence]) -> None:
     ]
     columns = ["layer", "operator", "precision", "C_in", "groups", "2:4", "bytes in plan",
                "found", "chosen", "kernel", "sparse tensor cores"]  # fmt: skip
+    untold = [column for column in _OF_TENSORRT if all(row[column] == "-" for row in rows)]
+    shown_columns = [place for place in range(len(columns)) if place not in untold]
     title = "layers; '-' is what TensorRT did not tell, or bytes cannot"
-    print_table(title, columns, rows, left=(1, 2, 5, 6, 7, 8, 9, 10))
+    if untold:
+        names = ", ".join(columns[column] for column in untold)
+        title = f"layers; '-' is what bytes cannot tell; TensorRT told nothing of: {names}"
+    print_table(
+        title,
+        [columns[place] for place in shown_columns],
+        [[row[place] for place in shown_columns] for row in rows],
+        left=[n for n, place in enumerate(shown_columns) if place not in _NUMBERS],
+    )
 
 
 def _answer(value: bool | None) -> str:

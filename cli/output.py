@@ -43,13 +43,15 @@ def print_table(
     rows: Sequence[Sequence[str]],
     left: Sequence[int] = (),
 ) -> None:
-    """Print a table: drawn on a terminal, aligned columns in a pipe.
+    """Print a table: drawn on a terminal that is wide enough, else aligned columns.
 
     The first column and those that `left` counts hold words, which start at the left; figures end
     at the right.
     """
     words = {0, *left}
-    if OUT.is_terminal:
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    # A terminal that is too narrow would break words, names of layers among them.
+    if OUT.is_terminal and sum(widths) + 3 * len(widths) + 1 <= OUT.width:
         table = Table(title=title, title_justify="left")
         for index, column in enumerate(columns):
             table.add_column(column, justify="left" if index in words else "right")
@@ -57,7 +59,6 @@ def print_table(
             table.add_row(*row)
         OUT.print(table)
         return
-    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     print_line(title)
     for row in (columns, *rows):
         cells = (

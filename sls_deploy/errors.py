@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 _LONGEST = 300
 """Characters of another's error that are shown."""
 
@@ -27,6 +32,13 @@ def reason(error: BaseException) -> str:
     """What another's error says, with its kind, on one line."""
     text = " ".join(str(error).split())[:_LONGEST]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def problem(error: ValidationError) -> str:
+    """Where a file departs from its form, and how, by pydantic's first complaint."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}" if place else first["msg"]
 
 
 class GateError(Exception):

@@ -16,7 +16,7 @@ _LONGEST_NAME = 256
 _LONGEST_BUS_ID = 32
 
 _HELD_BY_A_SETTING = 0x2
-"""nvmlClocksEventReasonApplicationsClocksSetting: a clock that was set is what limits it."""
+"""nvmlClocksEventReasonApplicationsClocksSetting: the applications clock is what limits it."""
 _PULLED_DOWN = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
 """Power cap, hardware slowdown, heat (software, hardware) and power brake: stronger than a lock."""
 
@@ -44,10 +44,11 @@ class Device:
     clocks_locked: bool | None
     """Whether a clock that someone set holds the GPU now; None where NVML cannot tell.
 
-    NVML sets locked clocks and has no call that reads them back. It only tells what limits the
-    clock at the moment: a set clock (True), or power or heat, which no lock withstands (False).
-    On an idle GPU, or one whose lock is not what limits it, neither shows. So None is no proof
-    against a lock: compare `sm_clock_mhz` before, during and after a measurement.
+    NVML sets locked clocks and has no call that reads them back. It tells what limits the clock at
+    the moment: power or heat, which no lock withstands (False), or the applications clock. GPUs of
+    data centres have one by default, so that is somebody's lock only where it is not the default
+    and holds the GPU below its fastest clock (True). On an idle GPU none of this shows. So None is
+    no proof against a lock: compare `sm_clock_mhz` before, during and after a measurement.
     """
 
 
@@ -77,7 +78,7 @@ def present_device(index: int = 0) -> Device | None:
         sm_clock_mhz=now.sm_clock_mhz,
         max_sm_clock_mhz=now.max_sm_clock_mhz or _max_sm_clock(gpu),
         memory_clock_mhz=now.memory_clock_mhz,
-        clocks_locked=None if now.reasons is None else _locked(now.reasons),
+        clocks_locked=_locked(now),
     )
 
 
@@ -122,6 +123,8 @@ class _Nvml:
     max_sm_clock_mhz: int | None = None
     memory_clock_mhz: int | None = None
     reasons: int | None = None
+    set_clock_mhz: int | None = None
+    default_clock_mhz: int | None = None
 
 
 def _read_nvml(bus_id: str) -> _Nvml:
@@ -135,9 +138,11 @@ def _read_nvml(bus_id: str) -> _Nvml:
         return _Nvml()
     nvml: Any = pynvml
 
-    def ask(question: Callable[..., Any], *given: Any) -> Any:
-        with suppress(nvml.NVMLError):  # a GPU, a driver or a container may lack any of them
-            return question(*given)
+    def ask(name: str, *given: Any) -> Any:
+        question: Callable[..., Any] | None = getattr(nvml, name, None)  # newer than some releases
+        if question is not None:
+            with suppress(nvml.NVMLError):  # a GPU, a driver or a container may lack any of them
+                return question(*given)
         return None
 
     try:
@@ -145,23 +150,35 @@ def _read_nvml(bus_id: str) -> _Nvml:
     except nvml.NVMLError:
         return _Nvml()
     try:
-        driver = ask(nvml.nvmlSystemGetDriverVersion) or ""
-        handle = ask(nvml.nvmlDeviceGetHandleByPciBusId, bus_id)
+        driver = ask("nvmlSystemGetDriverVersion") or ""
+        handle = ask("nvmlDeviceGetHandleByPciBusId", bus_id)
         if handle is None:
             return _Nvml(driver)
+        sm, memory, graphics = nvml.NVML_CLOCK_SM, nvml.NVML_CLOCK_MEM, nvml.NVML_CLOCK_GRAPHICS
+        reasons = ask("nvmlDeviceGetCurrentClocksEventReasons", handle)
+        if reasons is None:  # releases of NVML before 535 know the old name only
+            reasons = ask("nvmlDeviceGetCurrentClocksThrottleReasons", handle)
         return _Nvml(
             driver,
-            sm_clock_mhz=ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
-            max_sm_clock_mhz=ask(nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_SM),
-            memory_clock_mhz=ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_MEM),
-            reasons=ask(nvml.nvmlDeviceGetCurrentClocksEventReasons, handle),
+            sm_clock_mhz=ask("nvmlDeviceGetClockInfo", handle, sm),
+            max_sm_clock_mhz=ask("nvmlDeviceGetMaxClockInfo", handle, sm),
+            memory_clock_mhz=ask("nvmlDeviceGetClockInfo", handle, memory),
+            reasons=reasons,
+            set_clock_mhz=ask("nvmlDeviceGetApplicationsClock", handle, graphics),
+            default_clock_mhz=ask("nvmlDeviceGetDefaultApplicationsClock", handle, graphics),
         )
     finally:
         nvml.nvmlShutdown()
 
 
-def _locked(reasons: int) -> bool | None:
-    """Whether a set clock holds the GPU, from NVML's bits of what limits its clock."""
-    if reasons & _PULLED_DOWN:
+def _locked(now: _Nvml) -> bool | None:
+    """Whether a clock that someone set holds the GPU, by what NVML says limits its clock."""
+    if now.reasons is None:
+        return None
+    if now.reasons & _PULLED_DOWN:
         return False
-    return True if reasons & _HELD_BY_A_SETTING else None
+    below = now.sm_clock_mhz and now.max_sm_clock_mhz and now.sm_clock_mhz < now.max_sm_clock_mhz
+    ours = (
+        now.set_clock_mhz and now.default_clock_mhz and now.set_clock_mhz != now.default_clock_mhz
+    )
+    return True if now.reasons & _HELD_BY_A_SETTING and below and ours else None

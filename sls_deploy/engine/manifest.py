@@ -12,7 +12,7 @@ from sls_deploy.config import Precision, Target
 from sls_deploy.engine.device import Device
 from sls_deploy.engine.evidence import Evidence
 from sls_deploy.engine.request import BuildOptions, Dimensions, Tensor
-from sls_deploy.errors import SlsError
+from sls_deploy.errors import SlsError, problem
 from sls_deploy.files import cache_folder, hash_file, write_json, write_text
 
 _AXES = 4
@@ -93,10 +93,7 @@ def read_manifest(path: Path) -> EngineManifest:
         what = f"the engine's manifest cannot be read ({error.strerror})"
         raise SlsError(what, str(path), _BUILD_AGAIN) from None
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        reason = f"{place}: {first['msg']}" if place else first["msg"]
-        what = f"is not an engine's manifest ({reason})"
+        what = f"is not an engine's manifest of this version ({problem(error)})"
         raise SlsError(what, str(path), _BUILD_AGAIN) from None
     for name in (manifest.plan, manifest.onnx):
         if Path(name).name != name or name in ("", ".."):

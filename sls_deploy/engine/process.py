@@ -83,6 +83,9 @@ def run_worker(
             printed = output.read_bytes()[:_MOST].decode("utf-8", "replace")
             raise _failure(f"building the {what} failed", _death(worker.returncode, printed), where)
         result = TypeAdapter(BuildAnswer).validate_json(answer.read_bytes())
+    if result.unwritten:
+        fix = "Free some space; finished engines are kept."
+        raise SlsError(f"cannot be written ({result.unwritten})", request.plan, fix)
     if result.error:
         raise _failure(f"the {what} was refused", result.error, where)
     return result

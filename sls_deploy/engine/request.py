@@ -73,6 +73,8 @@ class BuildAnswer:
 
     error: str = ""
     """The vendor's first error, one line."""
+    unwritten: str = ""
+    """Why the plan could not be written, such as 'No space left on device'."""
     warnings: tuple[str, ...] = ()
     """Warnings of the vendor's log."""
     sparsity_log: tuple[str, ...] = ()

@@ -57,6 +57,7 @@ def build_engines(
             input sizes are unsound, the vendor refused, or time or memory ran out.
     """
     with run.locked():
+        _sweep(run)
         builds = _builds(run, budgets, options)
         skipped = {build.plan for build in builds if _stands(run, build)}
         todo = [build for build in builds if build.plan not in skipped]
@@ -141,6 +142,12 @@ def _one(
         device=device if backend.times_kernels else None,
         options=options,
     )
+
+
+def _sweep(run: Run) -> None:
+    """Remove what a process that was killed left half written."""
+    for path in (run.path / "engines").glob("*/.*"):
+        path.unlink(missing_ok=True)
 
 
 def _stands(run: Run, build: Build) -> bool:

@@ -18,6 +18,7 @@ _COMPILED = "__my"
 """How names begin that Myelin makes up, '__myl_...' or '__myelin_CASK_STUB': they tell nothing."""
 _ONLY_MOVES = frozenset({"Constant", "NoOp", "Reformat", "kgen", "signal", "wait"})
 """Types of layers that hold no weight, though names of layers that do may stand in theirs."""
+_DISAGREE = "TensorRT's log and the name of the kernel disagree"
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,18 @@ def read_tactics(information: str) -> tuple[LayerTactic, ...]:
 def with_tactics(evidence: Evidence, tactics: Iterable[LayerTactic]) -> Evidence:
     """Evidence with the kernels of an engine that was loaded on a GPU.
 
-    A layer whose kernel is not told stays what it was.
+    A layer whose kernel is not told stays what it was. One that TensorRT named as sparse stays
+    sparse: its own words count for more than what the name of a kernel lets one guess.
     """
     tactics = tuple(tactics)
     layers = tuple(_with_tactic(layer, tactics) for layer in evidence.layers)
     return judge(layers, evidence.log, loaded=True)
+
+
+def runs_sparse(tactics: Iterable[LayerTactic]) -> bool | None:
+    """Whether an engine runs a sparse kernel; None if no kernel of it is told."""
+    known = [tactic.sparse for tactic in tactics if tactic.sparse is not None]
+    return any(known) if known else None
 
 
 def _may_compute(layer: str | Mapping[str, Any]) -> bool:
@@ -91,5 +99,9 @@ def _with_tactic(layer: LayerEvidence, tactics: Iterable[LayerTactic]) -> LayerE
         return layer
     # A node may stand in several layers. One sparse kernel is proof; one that is unknown is none.
     chosen = max(own, key=lambda tactic: (tactic.sparse is True, tactic.sparse is None))
-    known = layer.chosen if chosen.sparse is None else chosen.sparse
-    return replace(layer, chosen=known, tactic=chosen.tactic)
+    if chosen.sparse is None:
+        return replace(layer, tactic=chosen.tactic)
+    known = layer.chosen or chosen.sparse
+    disagree = layer.chosen is not None and layer.chosen is not chosen.sparse
+    note = "; ".join(filter(None, (layer.note, _DISAGREE if disagree else "")))
+    return replace(layer, chosen=known, tactic=chosen.tactic, note=note)

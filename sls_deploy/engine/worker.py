@@ -28,7 +28,7 @@ def main() -> None:
     except MemoryError:
         answer = BuildAnswer(error="memory ran out")
     except OSError as error:
-        answer = BuildAnswer(error=f"cannot write the engine ({error.strerror or error})")
+        answer = BuildAnswer(unwritten=error.strerror or str(error))
     answer = replace(answer, peak_mib=peak_mib())
     Path(request.answer).write_text(json.dumps(asdict(answer)), "utf-8")
 

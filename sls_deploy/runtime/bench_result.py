@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sls_deploy.engine.device import Device
-from sls_deploy.errors import SlsError
+from sls_deploy.errors import SlsError, problem
 from sls_deploy.files import write_json
 from sls_deploy.runtime.benchmark import Timing
 from sls_deploy.runtime.runner import LayerTime
@@ -102,9 +102,7 @@ def read_bench(path: Path) -> Bench:
     except OSError as error:
         raise SlsError(f"cannot be read ({error.strerror})", str(path), fix) from None
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        what = f"holds no figures of `sls-deploy bench` ({place}: {first['msg']})"
+        what = f"holds no figures of `sls-deploy bench` ({problem(error)})"
         raise SlsError(what, str(path), fix) from None
 
 

@@ -16,11 +16,9 @@ if TYPE_CHECKING:
 _TYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
-    "BF16": "bfloat16",
-    "INT8": "int8",
     "UINT8": "uint8",
 }
-"""PyTorch's names of the vendor's types of tensors."""
+"""PyTorch's names of the vendor's types of tensors: of pictures, and of single layers in fp16."""
 _BRIGHTEST = 127
 """Largest whole number in random input of whole numbers: every type holds it."""
 
@@ -149,7 +147,9 @@ class EngineContext:
             # A recording that failed leaves the context usable (TensorRT's guide), but PyTorch
             # may not have put the current stream back.
             torch.cuda.set_stream(self._stream)
-            return f"CUDA graphs are not used, because none could be recorded ({reason(error)})"
+            # A run that the vendor refused ends the recording with an error that tells nothing.
+            told = self._log.first_error() if self._log.errors else reason(error)
+            return f"CUDA graphs are not used, because none could be recorded ({told})"
         self._graph = graph
         return ""
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sls_deploy.engine.backends import BACKENDS
+from sls_deploy.engine.device import present_device
 from sls_deploy.engine.evidence import Evidence
-from sls_deploy.engine.manifest import EngineManifest, verified_manifest
+from sls_deploy.engine.manifest import EngineManifest, may_bring_code, verified_manifest
 from sls_deploy.engine.tactics import read_tactics, with_tactics
 from sls_deploy.errors import SlsError
 from sls_deploy.runtime.loaded_engine import LoadedEngine
@@ -48,7 +49,7 @@ def inspect_engine(plan: Path) -> EngineInspection:
     except SlsError as error:
         not_loaded = error.what
     if gain is not None:
-        evidence = with_gain(evidence, gain)
+        evidence = with_gain(evidence, gain, present_device())
     return EngineInspection(plan, manifest, evidence, not_loaded, gain)
 
 
@@ -56,7 +57,8 @@ def _information(plan: Path, manifest: EngineManifest) -> str:
     where = str(plan)
     check_gpu(manifest, where)
     check_version(manifest, where)
-    backend, host_code = BACKENDS[manifest.backend], manifest.options.version_compatible
+    host_code = may_bring_code(manifest, where)
+    backend = BACKENDS[manifest.backend]
     engine = LoadedEngine(backend, plan.read_bytes(), where, host_code=host_code)
     try:
         return engine.information()

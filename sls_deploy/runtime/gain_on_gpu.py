@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
 import onnx
 
@@ -17,11 +16,13 @@ from sls_deploy.engine.graph import laid_out
 from sls_deploy.engine.manifest import EngineManifest, verified_manifest
 from sls_deploy.engine.process import run_worker
 from sls_deploy.engine.request import BuildRequest, Dimensions
+from sls_deploy.engine.tactics import read_tactics, runs_sparse
 from sls_deploy.errors import SlsError
 from sls_deploy.files import hash_file
 from sls_deploy.onnx_file import read_model
 from sls_deploy.progress import Report, silent
 from sls_deploy.run import Run
+from sls_deploy.runtime.benchmark import benchmark
 from sls_deploy.runtime.loaded_engine import LoadedEngine
 from sls_deploy.runtime.sparsity_gain import EngineTimes, SparsityGain, measure_gain
 from sls_deploy.runtime.tensorrt import check_gpu, check_size, check_version
@@ -59,7 +60,8 @@ def gain_of_engine(
             _builder(request, run.config.build),
             _timer(manifest, laid_out(model, shape), where),
             plan_sha256=manifest.plan_sha256,
-            device=present_device(),
+            backend=manifest.backend,
+            device=present_device,
             shape=shape,
             repeats=_REPEATS,
             report=report,
@@ -120,12 +122,16 @@ def _timer(
             host_code=manifest.options.version_compatible,
         )
         try:
-            stopwatch = engine.stopwatch(shape)
-            for _ in range(_WARM_UP):
-                stopwatch()
-            whole = median(stopwatch() for _ in range(_REPEATS))
-            return EngineTimes(whole, engine.profile(shape, _REPEATS))
+            whole = benchmark(engine.stopwatch(shape), _WARM_UP, _REPEATS).p50
+            return EngineTimes(whole, engine.profile(shape, _REPEATS), _runs_sparse(engine))
         finally:
             engine.close()
 
     return time
+
+
+def _runs_sparse(engine: LoadedEngine) -> bool | None:
+    try:
+        return runs_sparse(read_tactics(engine.information()))
+    except SlsError:  # an inspector that cannot be understood tells nothing; its times count
+        return None

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _SHAPES_KEPT = 4
 """Shapes whose buffers and CUDA graph are kept; a tiler needs few, a video one."""
-_MIB = 2**20
 
 
 class LoadedEngine:
@@ -46,7 +45,8 @@ class LoadedEngine:
             None keeps nothing. The file is read at once and written by `close`.
 
     Raises:
-        SlsError: the module or a PyTorch with CUDA is missing, or the engine cannot be loaded.
+        SlsError: the module or a PyTorch with CUDA is missing, the module cannot start here, such
+            as with an old driver, or the engine cannot be loaded.
     """
 
     def __init__(
@@ -70,20 +70,18 @@ class LoadedEngine:
         self._log = VendorLog(trt)
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._rtx = RtxKernels(trt, kernels) if backend.name == "tensorrt_rtx" else None
-        free = torch.cuda.mem_get_info()[0]
-        runtime: Runtime = trt.Runtime(self._log.logger)
+        try:
+            runtime: Runtime = trt.Runtime(self._log.logger)
+        except TypeError:  # there is none, for a reason that only the log knows
+            what = f"{backend.name} cannot start here: {self._log.first_error()}"
+            raise SlsError(what, where, "`sls-deploy doctor` says what is missing.") from None
         runtime.engine_host_code_allowed = host_code
         engine: ICudaEngine | None = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise SlsError(f"cannot be loaded: {self._log.first_error()}", where)
-        weights = max(0, free - torch.cuda.mem_get_info()[0])
         self._runtime, self._engine = runtime, engine
         self._io: EngineIo = engine_io(trt, engine, where)
-        scratch = engine.device_memory_size_v2
-        self._scratch = self._allocate((scratch,), torch.uint8)
-        self.memory_mib = -(-(weights + scratch) // _MIB)
-        """Device memory that its weights and its activations take, MiB; other programs that
-        allocate while it is loaded disturb the figure."""
+        self._scratch = self._allocate((engine.device_memory_size_v2,), torch.uint8)
         self.note = ""
         """Why CUDA graphs are not used although they were asked for; empty otherwise."""
         self._ready: OrderedDict[tuple[int, ...], EngineContext] = OrderedDict()
@@ -93,7 +91,7 @@ class LoadedEngine:
         """Run the engine once.
 
         Args:
-            array: as the engine's input lies (NCHW float32 or float16, NHWC uint8).
+            array: as the engine's input lies, such as NCHW float32 or NHWC uint8.
 
         Returns:
             The output, as the engine gives it.
@@ -119,7 +117,8 @@ class LoadedEngine:
         """A function that runs the engine once on random input that lies on the GPU.
 
         It returns the milliseconds between two CUDA events around the work, so nothing is copied
-        to or from the host in between.
+        to or from the host in between. Another run goes before it, so that the GPU is still busy
+        when the host queues the one that counts, and does not wait for the host between the events.
 
         Raises:
             SlsError: the engine was closed, takes no such shape, or GPU memory ran out.
@@ -127,15 +126,16 @@ class LoadedEngine:
         import torch
 
         stream = self._stream
-        context = self._context(shape)
         with torch.cuda.stream(stream):
-            context.fill()
+            self._context(shape).fill()
 
         def run_once() -> float:
-            self._check_open()
+            # Asked for each time: a stopwatch that outlives `close` must keep no context alive.
+            context = self._context(shape)
             start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             with torch.cuda.stream(stream):
+                context.launch()
                 start.record(stream)
                 context.launch()
                 end.record(stream)
@@ -170,7 +170,6 @@ class LoadedEngine:
 
         with torch.cuda.stream(self._stream):
             context = self._new_context(shape, graphs=False)
-            context.fill()
             context.launch()  # kernels are loaded, and for RTX compiled, at the first run
             profiler: Any = Profiler()
             context.attach(profiler)
@@ -198,7 +197,8 @@ class LoadedEngine:
         self._stream.synchronize()
         if self._rtx is not None:
             self._rtx.keep()
-        # Contexts go before their engine, and the engine before its runtime.
+        # Contexts go before the kernels that they run (NVIDIA, "Working with Runtime Cache") and
+        # before their engine, and the engine before its runtime.
         self._ready.clear()
         del self._rtx, self._engine, self._runtime, self._scratch
 
@@ -235,11 +235,14 @@ class LoadedEngine:
         context = EngineContext(made, self._io, self._log, self._stream, self._where)
         source = self._allocate(shape, self._io.source_type)
         context.bind(source, lambda size: self._allocate(size, self._io.target_type))
+        context.fill()
         # What a new shape changes inside TensorRT waits for the next run, which must not be
         # recorded; see "CUDA Graphs" in its guide to performance.
         context.launch()
         if graphs and self._rtx is None:
             self.note = context.record()
+        elif graphs and self._rtx is not None:
+            self.note = self._rtx.no_graphs(made, self._stream.cuda_stream)
         return context
 
     def _allocate(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

@@ -151,7 +151,8 @@ def open_session(
     Args:
         model: a file, or the bytes of one.
         threads: threads inside one operator on the CPU; 0 means one for each core.
-        provider: what computes; operators that CUDA lacks run on the CPU.
+        provider: what computes; operators that CUDA lacks run on the CPU. There TF32 is off, as in
+            our engines: ONNX Runtime would else round fp32 to ten bits (its pull request 19426).
         profile: beginning of the path of the file that the times of all nodes are written to;
             empty to write none.
 
@@ -183,12 +184,13 @@ def open_session(
     # ONNX Runtime 1.32 would turn fp16 biases in front of a quantiser into overflowing integers.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     source = str(model) if isinstance(model, Path) else model
-    providers = [_CUDA, _CPU] if provider == "cuda" else [_CPU]
+    wanted = _CUDA if provider == "cuda" else _CPU
+    providers = [(_CUDA, {"use_tf32": "0"}), _CPU] if provider == "cuda" else [_CPU]
     try:
         session = onnxruntime.InferenceSession(source, options, providers)
     except Exception as error:  # ONNX Runtime's errors share no class of their own
         raise SlsError(f"cannot be loaded by ONNX Runtime ({_first_line(error)})", where) from None
-    if session.get_providers()[0] != providers[0]:
+    if session.get_providers()[0] != wanted:
         what = "its CUDA provider cannot be loaded here, so it would run on the CPU"
         raise SlsError(what, "ONNX Runtime", "`sls-deploy doctor` says what is missing.")
     inputs = [(node.name, node.type, len(node.shape)) for node in session.get_inputs()]

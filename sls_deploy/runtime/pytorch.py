@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 class TorchRunner:
     """Runs a module that maps NCHW 0..1 to NCHW 0..1, on the device that it stands on.
+
+    On a GPU its convolutions compute in full fp32, as engines do; see `_without_tf32`.
 
     Args:
         model: the module; it is put into evaluation mode.
@@ -31,11 +35,15 @@ class TorchRunner:
 
     def run(self, pictures: Pictures) -> Pictures:
         """Restore a batch; see `Runner.run`."""
-        output = self._restored(self._batch(pictures))
+        with _without_tf32():
+            output = self._restored(self._batch(pictures))
         return np.asarray(output.float().cpu().numpy(), np.float32)
 
     def stopwatch(self, pictures: Pictures) -> Stopwatch:
-        """Time a batch; see `Runner.stopwatch`. PyTorch's own choices of kernels are left alone."""
+        """Time a batch; see `Runner.stopwatch`. PyTorch's own choices of kernels are left alone.
+
+        On a GPU a run goes before the one that counts, as `LoadedEngine.stopwatch` explains.
+        """
         import torch
 
         batch = self._batch(pictures)
@@ -51,9 +59,11 @@ class TorchRunner:
         def run_on_gpu() -> float:
             start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            start.record()
-            self._restored(batch)
-            end.record()
+            with _without_tf32():
+                self._restored(batch)
+                start.record()
+                self._restored(batch)
+                end.record()
             end.synchronize()
             return float(start.elapsed_time(end))
 
@@ -91,3 +101,22 @@ class TorchRunner:
         if self._model is None:
             raise SlsError("was closed", self.name, "Make a new runner.")
         return self._model
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Convolutions on a GPU in full fp32: by default cuDNN may round their input to ten bits.
+
+    Engines are built without it, and what is compared with them should compute the same.
+    """
+    from torch.backends import cudnn
+
+    with cudnn.flags(
+        enabled=cudnn.enabled,
+        benchmark=cudnn.benchmark,
+        benchmark_limit=cudnn.benchmark_limit,
+        deterministic=cudnn.deterministic,
+        allow_tf32=False,
+        depthwise_kernel=cudnn.depthwise_kernel,
+    ):
+        yield

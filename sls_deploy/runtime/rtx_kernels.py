@@ -9,6 +9,9 @@ from typing import Any
 from sls_deploy.errors import SlsError
 from sls_deploy.files import atomic
 
+_FILES_KEPT = 50
+"""Files of kernels that stay; each new build of an engine has another hash, and so a new file."""
+
 
 class RtxKernels:
     """Configures contexts of `tensorrt_rtx`, and keeps the kernels that they compile in a file.
@@ -54,6 +57,22 @@ class RtxKernels:
             config.set_runtime_cache(self._cache)
         return config
 
+    @staticmethod
+    def no_graphs(context: Any, stream: int) -> str:
+        """Why the library records no CUDA graph for a context; '' if it does.
+
+        It says whether, not why. Of what NVIDIA names ("TensorRT-RTX 1.2 Release Notes"), networks
+        that restore pictures have one thing: large tensors for which memory is only found at the
+        run, in engines that were built without REQUIRE_USER_ALLOCATION.
+
+        Args:
+            context: the vendor's, after its first run.
+            stream: handle of the CUDA stream on which it runs.
+        """
+        if context.is_stream_capturable(stream):
+            return ""
+        return "CUDA graphs are not used, because the engine allocates memory while it runs"
+
     def keep(self) -> None:
         """Write the kernels to the file, if there is one."""
         if self._cache is None or self._path is None:
@@ -62,3 +81,17 @@ class RtxKernels:
         # A folder that cannot be written costs the next start some seconds, nothing else.
         with contextlib.suppress(SlsError), atomic(self._path) as temporary:
             temporary.write_bytes(kernels)
+
+
+def prune_kernels(folder: Path) -> None:
+    """Delete the files of kernels in a folder but for those that were written last.
+
+    Args:
+        folder: holds files of kernels alone; may be missing.
+    """
+    # Nothing depends on it: another process may be pruning, or the folder is not ours to change.
+    with contextlib.suppress(OSError):
+        files = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        files.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        for path in files[_FILES_KEPT:]:
+            path.unlink(missing_ok=True)

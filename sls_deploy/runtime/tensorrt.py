@@ -7,12 +7,18 @@ from pathlib import Path
 from sls_deploy.engine.backends import BACKENDS
 from sls_deploy.engine.device import present_device
 from sls_deploy.engine.gpu import capability, gpu_architecture
-from sls_deploy.engine.manifest import EngineManifest, verified_manifest
+from sls_deploy.engine.manifest import EngineManifest, may_bring_code, verified_manifest
 from sls_deploy.errors import SlsError
 from sls_deploy.files import cache_folder
 from sls_deploy.runtime.byte_pictures import from_bytes, to_bytes
 from sls_deploy.runtime.loaded_engine import LoadedEngine
+from sls_deploy.runtime.rtx_kernels import prune_kernels
 from sls_deploy.runtime.runner import LayerTime, Pictures, Stopwatch, check_pictures
+
+_NEXT_MAJOR = {10: 11}
+"""Major versions of TensorRT whose version-compatible engines the next one loads, too. Source:
+NVIDIA, "Support Matrix" of TensorRT 11.4, which names 8 on 10 as well; older ones than 10 build
+no engine here."""
 
 
 class EngineRunner:
@@ -20,15 +26,17 @@ class EngineRunner:
 
     What `tensorrt_rtx` compiles at loading is kept in the cache folder of whoever runs it, by the
     hash of the engine, so that the next start need not compile it. Not beside the engine: what
-    lies there may come from elsewhere, and no manifest vouches for it.
+    lies there may come from elsewhere, and no manifest vouches for it. Of those files the newest
+    stay.
 
     Args:
         plan: an engine that `sls-deploy build` wrote, with its manifest beside it.
         name: what reports call the runner; backend and file name if it is empty.
 
     Raises:
-        SlsError: the engine is not the one that its manifest describes, there is no GPU of its
-            kind, or the backend's module or a PyTorch with CUDA is missing.
+        SlsError: the engine is not the one that its manifest describes, it may bring code and was
+            not built on this machine, there is no GPU of its kind, or the backend's module or a
+            PyTorch with CUDA is missing.
     """
 
     def __init__(self, plan: Path, name: str = "") -> None:
@@ -38,12 +46,13 @@ class EngineRunner:
         self.name = name or f"{manifest.backend} {plan.stem}"
         self._manifest = manifest
         self._in_bytes = manifest.inputs[0].dtype == "UINT8"
+        self._kernels = cache_folder() / "kernels" / manifest.plan_sha256
         self._engine = LoadedEngine(
             BACKENDS[manifest.backend],
             plan.read_bytes(),
             self.name,
-            host_code=manifest.options.version_compatible,
-            kernels=cache_folder() / "kernels" / manifest.plan_sha256,
+            host_code=may_bring_code(manifest, str(plan)),
+            kernels=self._kernels,
         )
 
     @property
@@ -71,6 +80,7 @@ class EngineRunner:
     def close(self) -> None:
         """Let go of the engine and its GPU memory."""
         self._engine.close()
+        prune_kernels(self._kernels.parent)
 
     def _checked(self, pictures: Pictures) -> Pictures:
         pictures = check_pictures(pictures, self.name)
@@ -133,7 +143,8 @@ def _serves(present: str, built_for: list[str], compatibility: str) -> bool:
 def check_version(manifest: EngineManifest, where: str) -> None:
     """Refuse an engine that the installed version of its backend did not build.
 
-    A version compatible engine also runs on later versions of the same major one.
+    A version compatible engine also runs on later versions of the same major one, and if TensorRT
+    10 built it, on 11.
 
     Raises:
         SlsError: the backend is not installed, or in another version.
@@ -146,16 +157,24 @@ def check_version(manifest: EngineManifest, where: str) -> None:
     if installed and compatible and _is_later(installed, wanted):
         return
     here = f"{installed} is installed" if installed else "is not installed"
-    wanted = f"{wanted} or a later {wanted.partition('.')[0]}.x" if compatible else wanted
+    if compatible:
+        wanted += f" or a later {' or '.join(f'{major}.x' for major in _majors(wanted))}"
     what = f"needs {manifest.backend} {wanted}, but {manifest.backend} {here}"
     fix = f"Install that version, or build again with what `sls-deploy[{backend.extra}]` brings."
     raise SlsError(what, where, fix)
 
 
 def _is_later(installed: str, built: str) -> bool:
-    """Whether a version is at least another and has the same major number."""
-    here, there = (
-        [int(part) for part in version.split(".") if part.isdigit()]
-        for version in (installed, built)
-    )
-    return here[:1] == there[:1] and here >= there
+    """Whether a version is at least another, and of a major one that loads its engines."""
+    here, there = _numbers(installed), _numbers(built)
+    return here >= there and not {*here[:1]}.isdisjoint(_majors(built))
+
+
+def _majors(built: str) -> list[int]:
+    """Major versions that load version-compatible engines of a version."""
+    own = _numbers(built)[:1]
+    return own + [_NEXT_MAJOR[major] for major in own if major in _NEXT_MAJOR]
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".") if part.isdigit()]

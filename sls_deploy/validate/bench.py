@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from sls_deploy.config import BuildConfig, ModelConfig, Precision
+from sls_deploy.engine.backends import BACKENDS
 from sls_deploy.engine.graph import fit_shapes
 from sls_deploy.engine.manifest import EngineManifest, verified_manifest
 from sls_deploy.engine.stage import engine_key
@@ -47,19 +49,24 @@ class BenchOptions:
     """Input, NCHW; None for the size that engines are built for."""
     warm_up: int = 3
     """Runs of each form before those that count."""
-    repeats: int = 50
+    repeats: int = 100
     """Runs of each form that count."""
     threads: int | None = None
     """Threads on the CPU; None leaves their number to PyTorch."""
     profile: bool = False
     """Whether to time layers, too."""
 
+    @property
+    def complete(self) -> bool:
+        """Whether all forms are timed: only then the figures are kept in a run."""
+        return self.backend == "auto" and set(self.precisions) == set(get_args(Precision))
+
 
 def bench_run(run: Run, budget: float, options: BenchOptions, report: Report = silent) -> Bench:
     """Time dense and sparse PyTorch, every exported graph and every engine that can run here.
 
-    On the first visible GPU where PyTorch sees one, else on the CPU. The figures are also written
-    into the run folder, `bench/<budget>/`, for the report.
+    On the first visible GPU where PyTorch sees one, else on the CPU. Figures of all forms are also
+    written into the run folder, `bench/<budget>/`, for the report.
 
     Args:
         run: holds the budget, searched and exported.
@@ -108,7 +115,8 @@ def bench_run(run: Run, budget: float, options: BenchOptions, report: Report = s
             not_run=not_run,
             report=report,
         )
-        write_bench(bench_path(run, budget, bench), bench)
+        if options.complete:
+            write_bench(bench_path(run, budget, bench), bench)
     return bench
 
 
@@ -169,7 +177,11 @@ def _threads(wanted: int | None) -> Iterator[int]:
 
 
 def _pictures(shape: tuple[int, ...]) -> Pictures:
-    return np.random.default_rng(0).random(shape, dtype=np.float32)
+    try:
+        return np.random.default_rng(0).random(shape, dtype=np.float32)
+    except MemoryError:
+        what = f"needs {math.prod(shape) * 4 / 2**30:.1f} GiB for the input alone"
+        raise SlsError(what, "--shape", "Give a smaller one.") from None
 
 
 def _networks(weights: Mapping[str, Path], wanted: ModelConfig) -> Iterable[Contestant]:
@@ -201,18 +213,21 @@ def _engines(
     run: Run, budget: float, options: BenchOptions, not_run: dict[str, str]
 ) -> Iterable[Contestant]:
     """Engines of the wanted precisions; what cannot be told of others goes to `not_run`."""
+    if options.backend not in ("auto", *BACKENDS):
+        return
     for plan in sorted(run.folder("engines", budget).glob("*.plan")):
+        if plan.stem.removesuffix("-uint8").rpartition("-")[2] not in options.precisions:
+            continue
         name = f"TensorRT {plan.stem}"
         if not run.is_current(engine_key(budget, plan)):
-            not_run[name] = "it was built from another export: build it again"
+            not_run[name] = "it, or what it was built from, has changed: build it again"
             continue
         try:
             manifest = verified_manifest(plan)
         except SlsError as error:
-            not_run[name] = error.what
+            not_run[name] = f"{error.what}. {error.fix}"
             continue
-        if manifest.precision in options.precisions:
-            yield _engine(plan, name, manifest)
+        yield _engine(plan, name, manifest)
 
 
 def _engine(plan: Path, name: str, manifest: EngineManifest) -> Contestant:

@@ -207,7 +207,7 @@ def _engines(run: Run, budget: float, plans: list[Path]) -> tuple[list[Runner], 
     for plan in plans:
         name = f"TensorRT {plan.stem}"
         if not run.is_current(engine_key(budget, plan)):
-            not_run[name] = "it was built from another export: build it again"
+            not_run[name] = "it, or what it was built from, has changed: build it again"
             continue
         try:
             runners.append(EngineRunner(plan, name))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -56,6 +57,18 @@ def test_an_engine_that_cannot_run_is_listed_with_the_reason(benched: tuple[str,
     out, _ = benched
     reason = "needs an NVIDIA GPU of compute capability 8.6, and there is none here"
     assert f"TensorRT sm86-fp16 was not run: {reason}" in out
+
+
+def test_a_damaged_engine_is_not_said_to_be_of_another_export(
+    project: Project, program: Program, tmp_path: Path
+) -> None:
+    run = shutil.copytree(project.run, tmp_path / "run")
+    with (run / "engines" / "b0.50" / "sm86-fp16.plan").open("ab") as plan:
+        plan.write(b"!")
+    arguments = ("--shape", "1x3x16x16", "--repeats", 1)
+    outcome = program("bench", run, "--json", *arguments, cwd=tmp_path)
+    reason = json.loads(outcome.out)[0]["not_run"]["TensorRT sm86-fp16"]
+    assert reason == "it, or what it was built from, has changed: build it again"
 
 
 def test_json_holds_what_was_written(project: Project, program: Program, tmp_path: Path) -> None:
@@ -134,8 +147,10 @@ def test_a_gpu_that_is_not_there_is_an_error(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     outcome = program("bench", "--gpu", 1, cwd=project.folder)
     assert (outcome.code, "--gpu 1: there is no such NVIDIA GPU" in outcome.err) == (2, True)
+    assert "`nvidia-smi -L` lists what is there" in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -147,15 +162,18 @@ def test_the_driver_is_asked_when_one_gpu_is_chosen_among_the_visible_ones(
     seen = []
 
     def ask() -> object:
-        seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
+        seen.append((os.environ["CUDA_VISIBLE_DEVICES"], os.environ["CUDA_DEVICE_ORDER"]))
         return object()
 
     monkeypatch.setattr("sls_deploy.engine.gpu.visible_gpu", ask)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
     if not visible:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        monkeypatch.delenv("CUDA_DEVICE_ORDER")
     command.choose_gpu(index)
-    assert seen == [chosen]
+    # As nvidia-smi counts, unless whoever runs it wants another order.
+    assert seen == [(chosen, "FASTEST_FIRST" if visible else "PCI_BUS_ID")]
 
 
 def test_layers_and_sparsity_are_measured_by_their_own_commands(
@@ -180,6 +198,51 @@ def test_moving_clocks_are_told(benched: tuple[str, Bench]) -> None:
     result = replace(result, gpu=before, gpu_after=replace(before, sm_clock_mhz=1200))
     (line,) = command.clock_notes(result)
     assert "1500 MHz before and 1200 MHz after" in line
-    assert "--lock-gpu-clocks=1695" in line
+    assert "--lock-gpu-clocks=MHZ" in line
     locked = replace(result, gpu_after=replace(before, clocks_locked=True))
     assert command.clock_notes(locked) == []
+
+
+def test_figures_of_some_forms_do_not_replace_those_of_all(
+    benched: tuple[str, Bench], project: Project, program: Program
+) -> None:
+    kept = sorted((project.run / "bench").rglob("*.json"))
+    before = [path.read_bytes() for path in kept]
+    program(
+        "bench", "--shape", SHAPE, "--repeats", 2, "--threads", 1, "--backend", "torch",
+        cwd=project.folder,
+    )  # fmt: skip
+    assert sorted((project.run / "bench").rglob("*.json")) == kept
+    assert [path.read_bytes() for path in kept] == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--layers", "--threads", 2), "--threads: means nothing beside --layers"),
+        (("--layers", "--budget", "0.5"), "--budget: means nothing beside --layers"),
+        (("--sparsity", "--backend", "torch"), "--backend: means nothing beside --sparsity"),
+        (("--sparsity", "--profile"), "--profile: means nothing beside --sparsity"),
+        (("--shape", "1x3x9000000x9000000"), "GiB for the input alone"),
+    ],
+)
+def test_flags_without_effect_and_impossible_sizes_are_refused(
+    project: Project, program: Program, flags: tuple[Any, ...], said: str
+) -> None:
+    outcome = program("bench", *flags, cwd=project.folder)
+    assert outcome.code == 2
+    assert said in outcome.err
+
+
+def test_a_precision_means_nothing_for_a_file(project: Project, program: Program) -> None:
+    file = project.run / "export" / "b0.50" / "model.fp32.onnx"
+    outcome = program("bench", file, "--precision", "fp16", cwd=project.folder)
+    assert outcome.code == 2
+    assert "--precision: means nothing for a file" in outcome.err
+
+
+def test_percentiles_that_so_few_runs_cannot_tell_are_left_out(benched: tuple[str, Bench]) -> None:
+    printed, result = benched
+    assert result.repeats < 10
+    row = next(line for line in printed.splitlines() if line.startswith("sparse PyTorch"))
+    assert row.split()[3:5] == ["-", "-"]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,20 @@ import pytest
 
 from sls_deploy.cli.bench_sparsity import bench_sparsity, print_gain
 from sls_deploy.cli.inspect_engine import print_engine
+from sls_deploy.engine.device import Device
 from sls_deploy.engine.gpu import gpu_architecture
 from sls_deploy.engine.manifest import verified_manifest
 from sls_deploy.engine.stage import build_engines
 from sls_deploy.engine.tactics import LayerTactic, with_tactics
 from sls_deploy.errors import SlsError
 from sls_deploy.run import Run
+from sls_deploy.runtime import gain_on_gpu, tensorrt
 from sls_deploy.runtime.engine_inspection import EngineInspection, inspect_engine
 from sls_deploy.runtime.sparsity_gain import LayerGain, SparsityGain, with_gain, write_gain
 from tests.engine.conftest import build_options, make_run
 
 Program = Callable[..., Any]
+A10 = Device("NVIDIA A10", "sm86", "550.54.15", "12.4", 23028, 1350, 1695, 6251, None)
 WITHOUT_GPU = pytest.mark.skipif(gpu_architecture() is not None, reason="there is a GPU here")
 
 
@@ -48,7 +52,17 @@ def plan(run: Path) -> Path:
 def gain_for(plan: Path) -> SparsityGain:
     digest = hashlib.sha256(plan.read_bytes()).hexdigest()
     layers = (LayerGain("conv1", 0.4, 0.6), LayerGain("conv2", 0.5, None))
-    return SparsityGain(digest, None, (1, 3, 32, 32), 100, (1.0, 1.1, 1.2), (1.1, 1.2, 1.3), layers)
+    return SparsityGain(
+        plan_sha256=digest,
+        backend="tensorrt_rtx",
+        device=A10,
+        shape=(1, 3, 32, 32),
+        repeats=100,
+        sparse_ms=(1.0, 1.1, 1.1, 1.1, 1.2),
+        dense_ms=(1.1, 1.2, 1.2, 1.2, 1.3),
+        layers=layers,
+        dense_is_dense=True,
+    )
 
 
 def check_refused(outcome: Any, expected: str) -> None:
@@ -68,7 +82,8 @@ def test_an_engine_is_told_layer_by_layer(program: Program, plan: Path, tmp_path
     assert lines[2] == "  built without a GPU; default options"
     assert lines[3] == "  takes 1x3x16x16 to 2x3x64x64, kernels chosen for 1x3x32x32"
     rows = {line.split()[0]: line for line in lines if " Conv " in line}
-    cells = ["conv1", "Conv", "fp16", "16", "1", "yes", "yes", "-", "-", "-", "eligible"]
+    assert "TensorRT told nothing of: found, chosen, kernel" in outcome.out
+    cells = ["conv1", "Conv", "fp16", "16", "1", "yes", "yes", "eligible"]
     assert rows["conv1"].split() == cells
     assert rows["conv4"].endswith("it has 4 convolution groups")
     assert "  3 of 6 layers: few channels: sparse kernels are seldom faster below 256" in lines
@@ -114,9 +129,10 @@ def test_a_gain_is_shown_for_the_engine_that_it_was_measured_for(
     write_gain(plan, gain_for(plan))
     found = json.loads(program("inspect", plan, "--json", cwd=tmp_path).out)
     assert (found["gain"]["verdict"], found["evidence"]["level"]) == ("within the noise", "L1")
+    assert "tensorrt_rtx chooses kernels when it loads an engine" in found["evidence"]["statement"]
     last = program("inspect", plan, cwd=tmp_path).out.splitlines()[-1]
     assert last.startswith(
-        "  gain: 1.09 times as fast with sparse kernels allowed, within the noise"
+        "  gain: 1.09 times as fast with sparse kernels allowed on NVIDIA A10, within the noise"
     )
     manifest = plan.with_suffix(".json")
     plan.write_bytes(plan.read_bytes() + b"!")
@@ -135,13 +151,13 @@ def test_kernels_of_a_loaded_engine_are_shown(
         LayerTactic("conv2", ("conv2",), "sm80_xmma_fprop_implicit_gemm", False),
     ]
     gain = gain_for(plan)
-    evidence = with_gain(with_tactics(manifest.evidence, tactics), gain)
+    evidence = with_gain(with_tactics(manifest.evidence, tactics), gain, A10)
     print_engine(EngineInspection(plan, manifest, evidence, "", gain))
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split()[0]: line.split() for line in lines if " Conv " in line}
-    assert rows["conv1"][8:10] == ["yes", "sm80_xmma_fprop_sparse_conv"]
-    assert rows["conv2"][8:10] == ["no", "sm80_xmma_fprop_implicit_gemm"]
-    assert rows["conv0"][8:10] == ["-", "-"]
+    assert rows["conv1"][7:9] == ["yes", "sm80_xmma_fprop_sparse_conv"]
+    assert rows["conv2"][7:9] == ["no", "sm80_xmma_fprop_implicit_gemm"]
+    assert rows["conv0"][7:9] == ["-", "-"]
     assert lines[-2].startswith("evidence L4: TensorRT chose a sparse kernel for 1 layers")
     assert not any("not loaded" in line for line in lines)
 
@@ -149,12 +165,52 @@ def test_kernels_of_a_loaded_engine_are_shown(
 def test_a_gain_is_printed_with_the_layers_that_take_longest(
     plan: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_gain(plan, verified_manifest(plan), gain_for(plan))
+    print_gain(plan, gain_for(plan))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[2:4]] == ["conv1", "conv2"]
     assert lines[3].split() == ["conv2", "0.500", "-"]
     assert "within the noise" in lines[4]
-    assert lines[5].startswith("  tensorrt_rtx chooses kernels when an engine is loaded")
+    assert lines[5].startswith("  tensorrt_rtx chooses kernels when it loads an engine")
+    assert lines[6] == (
+        "  the clocks of the GPU are not known to be locked, 1350 MHz at the end: "
+        "`sudo nvidia-smi --lock-gpu-clocks=MHZ` locks them, at what the GPU holds under load"
+    )
+
+
+def test_a_gain_as_json_says_what_makes_it_doubtful(
+    plan: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tensorrt, "gpu_architecture", lambda: "sm86")
+    monkeypatch.setattr(gain_on_gpu, "gain_of_engine", lambda plan, *given: gain_for(plan))
+    bench_sparsity(plan, None, None, None, json=True)
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["verdict"], found["dense_is_dense"]) == ("within the noise", True)
+    assert found["doubts"][0].startswith("tensorrt_rtx chooses kernels when it loads an engine")
+    assert found["device"]["name"] == "NVIDIA A10"
+    evidence = inspect_engine(plan).evidence
+    assert found["doubts"][0] in evidence.statement
+
+
+@pytest.mark.parametrize("device", [None, replace(A10, clocks_locked=True)])
+def test_nothing_is_said_of_clocks_that_are_locked_or_unknown(
+    device: Device | None, plan: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_gain(plan, replace(gain_for(plan), device=device))
+    assert "clocks of the GPU" not in capsys.readouterr().out
+
+
+def test_code_of_an_engine_from_elsewhere_is_not_run(
+    plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = plan.with_suffix(".json")
+    content = json.loads(path.read_text())
+    content["options"]["version_compatible"] = True
+    path.write_text(json.dumps(content))
+    # The next step is to load it, which needs a GPU; without one it is refused earlier.
+    monkeypatch.setattr(tensorrt, "gpu_architecture", lambda: "sm86")
+    found = inspect_engine(plan)
+    assert found.not_loaded.startswith("may bring code for this machine and was not built here")
+    assert found.evidence == found.manifest.evidence
 
 
 @WITHOUT_GPU

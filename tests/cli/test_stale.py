@@ -85,7 +85,7 @@ def test_old_engine_is_not_run_until_it_is_built_from_the_new_export(
     built = program("build", "--json", cwd=folder)
     program("validate", "--max-loss-db", 99, cwd=folder)
     (fresh,) = validations(folder)
-    reason = "it was built from another export: build it again"
+    reason = "it, or what it was built from, has changed: build it again"
     assert [json.loads(said.out)[0]["skipped"] for said in (exported, built)] == [False, False]
     assert stale["not_run"][ENGINE] == reason
     assert reason not in (before["not_run"].get(ENGINE), fresh["not_run"].get(ENGINE))

@@ -229,3 +229,11 @@ def test_what_is_asked_for_twice_is_built_once(run: Run, build_options: Options)
     results = build_engines(run, [0.5, 0.5], options)
     assert [result.plan.stem for result in results] == ["sm80+sm86-fp16"]
     assert verified_manifest(results[0].plan) == results[0].manifest
+
+
+def test_what_a_killed_build_left_is_removed(run: Run, build_options: Options) -> None:
+    folder = run.folder("engines", 0.5)
+    folder.mkdir(parents=True)
+    (folder / ".sm86-fp16.plan.ab12").write_bytes(b"half an engine")
+    build_engines(run, [0.5], build_options())
+    assert files(run) == ["sm86-fp16.json", "sm86-fp16.plan"]

@@ -78,10 +78,21 @@ class NvmlError(Exception):
     """pynvml.NVMLError."""
 
 
-def nvml(reasons: int = 0, missing: tuple[str, ...] = ()) -> SimpleNamespace:
-    """The module pynvml on that machine; NVML counts the L4 first."""
+def nvml(
+    reasons: int = 0, missing: tuple[str, ...] = (), clock: int = 1350, set_clock: int = 1350
+) -> SimpleNamespace:
+    """The module pynvml on that machine; NVML counts the L4 first.
+
+    Args:
+        reasons: what limits the clock, NVML's bits.
+        missing: what fails.
+        clock: of the A10 now.
+        set_clock: applications clock of the A10, whose default is 1695.
+    """
     places = {"0000:17:00.0": "L4", "0000:65:00.0": "A10"}
-    clocks = {("A10", 1): 1350, ("A10", 2): 6251, ("L4", 1): 300, ("L4", 2): 405}
+    clocks = {("A10", 1): clock, ("A10", 2): 6251, ("L4", 1): 300, ("L4", 2): 405}
+    set_clocks = {("A10", 0): set_clock, ("L4", 0): 2040}
+    defaults = {("A10", 0): 1695, ("L4", 0): 2040}
 
     def ask(name: str, answer: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any) -> Any:
@@ -100,10 +111,14 @@ def nvml(reasons: int = 0, missing: tuple[str, ...] = ()) -> SimpleNamespace:
         "nvmlDeviceGetClockInfo": lambda handle, kind: clocks[handle, kind],
         "nvmlDeviceGetMaxClockInfo": lambda handle, kind: {"A10": 1695, "L4": 2040}[handle],
         "nvmlDeviceGetCurrentClocksEventReasons": lambda handle: reasons,
+        "nvmlDeviceGetCurrentClocksThrottleReasons": lambda handle: reasons,
+        "nvmlDeviceGetApplicationsClock": lambda handle, kind: set_clocks[handle, kind],
+        "nvmlDeviceGetDefaultApplicationsClock": lambda handle, kind: defaults[handle, kind],
     }
     module = SimpleNamespace(
         calls=[],
         NVMLError=NvmlError,
+        NVML_CLOCK_GRAPHICS=0,
         NVML_CLOCK_SM=1,
         NVML_CLOCK_MEM=2,
         **{name: ask(name, answer) for name, answer in answers.items()},
@@ -192,6 +207,52 @@ def test_locks_are_told_only_where_nvml_shows_them(
     assert device.clocks_locked is locked
 
 
+@pytest.mark.parametrize(
+    "double",
+    [
+        nvml(0x2, set_clock=1695),  # the default of a GPU for data centres
+        nvml(0x2, clock=1695),
+        nvml(0x2, missing=("nvmlDeviceGetApplicationsClock",)),
+        nvml(0x2, missing=("nvmlDeviceGetDefaultApplicationsClock",)),
+        nvml(0x2, missing=("nvmlDeviceGetMaxClockInfo",)),
+    ],
+)
+def test_an_applications_clock_is_a_lock_only_if_somebody_set_it_lower(
+    driver: Install, pynvml: Install, double: Any
+) -> None:
+    driver(Driver())
+    pynvml(double)
+    device = present_device()
+    assert device is not None
+    assert device.clocks_locked is None
+
+
+@pytest.mark.parametrize(
+    ("failing", "locked"),
+    [
+        (("nvmlDeviceGetCurrentClocksEventReasons",), True),
+        (
+            (
+                "nvmlDeviceGetCurrentClocksEventReasons",
+                "nvmlDeviceGetCurrentClocksThrottleReasons",
+            ),
+            None,
+        ),
+    ],
+)
+def test_an_older_module_of_nvml_tells_what_it_can(
+    driver: Install, pynvml: Install, failing: tuple[str, ...], locked: bool | None
+) -> None:
+    driver(Driver())
+    double = nvml(0x2)
+    for name in failing:
+        delattr(double, name)
+    pynvml(double)
+    device = present_device()
+    assert device is not None
+    assert (device.sm_clock_mhz, device.clocks_locked) == (1350, locked)
+
+
 @pytest.mark.parametrize("double", [None, nvml(missing=("nvmlInit",))])
 def test_without_nvml_the_driver_still_tells(driver: Install, pynvml: Install, double: Any) -> None:
     driver(Driver())
@@ -204,15 +265,21 @@ def test_without_nvml_the_driver_still_tells(driver: Install, pynvml: Install, d
 
 
 @pytest.mark.parametrize(
-    "failing", ["nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetClockInfo"]
+    ("failing", "clock", "locked"),
+    [
+        ("nvmlDeviceGetCurrentClocksEventReasons", 1350, True),  # told under its old name
+        ("nvmlDeviceGetClockInfo", None, None),
+        ("nvmlDeviceGetMaxClockInfo", 1350, None),
+    ],
 )
-def test_what_nvml_refuses_is_unknown(driver: Install, pynvml: Install, failing: str) -> None:
+def test_what_nvml_refuses_is_unknown(
+    driver: Install, pynvml: Install, failing: str, clock: int | None, locked: bool | None
+) -> None:
     driver(Driver())
     pynvml(nvml(0x2, missing=(failing,)))
     device = present_device()
     assert device is not None
-    known = (device.sm_clock_mhz is not None, device.clocks_locked is not None)
-    assert known == (failing != "nvmlDeviceGetClockInfo", failing == "nvmlDeviceGetClockInfo")
+    assert (device.sm_clock_mhz, device.clocks_locked) == (clock, locked)
 
 
 @pytest.mark.parametrize(
@@ -255,5 +322,6 @@ def test_the_module_of_nvml_has_all_that_is_asked() -> None:
     module = pytest.importorskip("pynvml")
     double = nvml()
     assert [name for name in vars(double) if name != "calls" and not hasattr(module, name)] == []
-    assert (module.NVML_CLOCK_SM, module.NVML_CLOCK_MEM) == (1, 2)
+    kinds = (module.NVML_CLOCK_GRAPHICS, module.NVML_CLOCK_SM, module.NVML_CLOCK_MEM)
+    assert kinds == (0, 1, 2)
     assert module.nvmlClocksEventReasonApplicationsClocksSetting == 0x2

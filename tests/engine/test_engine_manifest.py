@@ -121,5 +121,5 @@ def test_a_file_of_another_form_is_refused(tmp_path: Path, content: str) -> None
 )
 def test_a_wrong_field_is_named(engine: Path, values: dict[str, Any]) -> None:
     path = change(engine, **values)
-    with pytest.raises(SlsError, match=rf"is not an engine's manifest \({next(iter(values))}"):
+    with pytest.raises(SlsError, match=rf"manifest of this version \({next(iter(values))}"):
         read_manifest(path)

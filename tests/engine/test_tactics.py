@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sls_deploy.engine.evidence import LayerEvidence, judge
 from sls_deploy.engine.sparsity_log import SparsityLog
-from sls_deploy.engine.tactics import LayerTactic, read_tactics, with_tactics
+from sls_deploy.engine.tactics import LayerTactic, read_tactics, runs_sparse, with_tactics
 from sls_deploy.errors import SlsError
 
 LOGS = Path(__file__).parent / "logs"
@@ -92,6 +93,56 @@ def test_one_sparse_kernel_is_proof_of_l3() -> None:
     ]
     assert evidence.level == "L3"
     assert evidence.statement.startswith("TensorRT chose a sparse kernel for 1 layers")
+
+
+DISAGREE = "TensorRT's log and the name of the kernel disagree"
+
+
+@pytest.mark.parametrize(
+    ("log", "name", "chosen", "note"),
+    [
+        (True, True, True, ""),
+        (True, False, True, DISAGREE),
+        (True, None, True, ""),
+        (False, True, True, DISAGREE),
+        (False, False, False, ""),
+        (False, None, False, ""),
+        (None, True, True, ""),
+        (None, False, False, ""),
+        (None, None, None, ""),
+    ],
+)
+def test_the_name_of_a_kernel_does_not_overrule_what_tensorrt_said(
+    log: bool | None, name: bool | None, chosen: bool | None, note: str
+) -> None:
+    before = judge((replace(layer("a"), chosen=log),), SparsityLog())
+    (found,) = with_tactics(before, told(("a", "kernel", name))).layers
+    assert (found.chosen, found.tactic, found.note) == (chosen, "kernel", note)
+
+
+def test_the_table_and_the_statement_say_the_same() -> None:
+    named = (replace(layer("a"), chosen=True, note="few channels"), layer("b"))
+    log = SparsityLog(eligible=2, chosen=1, eligible_names=("a", "b"), chosen_names=("a",))
+    evidence = with_tactics(judge(named, log), told(("a", "x_dense", False)))
+    assert evidence.statement.startswith("TensorRT chose a sparse kernel for 1 layers")
+    assert evidence.layers[0].chosen is True
+    assert evidence.layers[0].note == f"few channels; {DISAGREE}"
+
+
+@pytest.mark.parametrize(
+    ("kernels", "expected"),
+    [
+        ((False, True), True),
+        ((None, True), True),
+        ((False, None), False),
+        ((None,), None),
+        ((), None),
+    ],
+)
+def test_an_engine_is_known_by_the_kernels_that_are_told(
+    kernels: tuple[bool | None, ...], expected: bool | None
+) -> None:
+    assert runs_sparse(told(*(("a", "kernel", sparse) for sparse in kernels))) is expected
 
 
 def test_dense_kernels_are_named_and_prove_no_more_than_before() -> None:

@@ -31,6 +31,7 @@ ONLY_RTX = {
     "CudaGraphStrategy": "tensorrt leaves CUDA graphs to the caller",
     "DynamicShapesKernelSpecializationStrategy": "tensorrt compiles nothing at loading",
     "IRuntimeCache": "tensorrt compiles nothing at loading",
+    "IExecutionContext.is_stream_capturable": "tensorrt leaves CUDA graphs to the caller",
     "IBuilderConfig.num_compute_capabilities": "tensorrt builds for the GPU that is present",
     "IBuilderConfig.set_compute_capability": "tensorrt builds for the GPU that is present",
     "IRuntimeConfig.create_runtime_cache": "tensorrt compiles nothing at loading",

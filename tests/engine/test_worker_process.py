@@ -181,7 +181,7 @@ def test_an_error_of_the_build_itself_is_told(request_small: BuildRequest) -> No
 
 
 def test_a_full_disk_is_told(request_small: BuildRequest) -> None:
-    with pytest.raises(SlsError, match=r"cannot write the engine \(No space left on device\)"):
+    with pytest.raises(SlsError, match=r"cannot be written \(No space left on device\)"):
         run_worker(replace(request_small, plan="/dev/full"), 60)
 
 

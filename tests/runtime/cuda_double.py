@@ -6,6 +6,7 @@ for a class of it may only have methods that the class has.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from sls_deploy.engine.backends import BACKENDS
 LIMIT = 64
 """Largest side that the engine takes."""
 KERNELS = b"compiled kernels"
+OLD_DRIVER = "CUDA initialization failure with error: 35"
 STREAM = 7
 """Handle of the one stream."""
 
@@ -32,13 +34,20 @@ class CudaDouble:
         self.calls: list[str] = []
         self.loads = True
         """Whether the engine can be loaded."""
+        self.starts = True
+        """Whether the vendor's runtime can be made."""
+        self.freed: list[str] = []
+        """What of the vendor's objects is no longer alive, in that order."""
         self.records = True
         """Whether a run can be recorded as a graph."""
+        self.refusal = ""
+        """What the vendor says when it refuses a run that is to be recorded; empty if it takes it.
+        """
         self.dtype = "FLOAT"
         self.trt: Any = BACKENDS["tensorrt_rtx"].load()
         self.buffers: dict[int, torch.Tensor] = {}
         self.recording: list[Callable[[], None]] | None = None
-        self.configurations: list[SimpleNamespace] = []
+        self.configurations: list[_Configuration] = []
         self.profiled: list[tuple[str, float]] = [("conv", 2.0), ("shuffle", 1.0)]
         self.restored: list[bytes] = []
         empty = torch.empty
@@ -51,7 +60,6 @@ class CudaDouble:
 
         cuda = {
             "is_available": lambda: True,
-            "mem_get_info": lambda: (2**30, 2**34),
             "Stream": lambda: SimpleNamespace(
                 cuda_stream=STREAM, synchronize=lambda: self.calls.append("synchronize")
             ),
@@ -77,13 +85,24 @@ class CudaDouble:
                 return getattr(double.trt, attribute)
 
             def Runtime(self, logger: Any) -> _Runtime:  # noqa: N802
-                return _Runtime(double)
+                if not double.starts:
+                    double.say(logger, OLD_DRIVER)
+                    raise TypeError("factory function returned nullptr")
+                return _Runtime(double, logger)
 
         class OnDouble(Backend):
             def load(self) -> Any:
                 return Module()
 
         return OnDouble(**{field: getattr(real, field) for field in real.__dataclass_fields__})
+
+    def say(self, logger: Any, error: str) -> None:
+        """Log an error as the vendor does."""
+        logger.log(self.trt.ILogger.Severity.ERROR, error)
+
+    def watch(self, made: object, name: str) -> None:
+        """Note when an object is freed."""
+        weakref.finalize(made, self.freed.append, name)
 
     def take(self) -> list[str]:
         """The calls since the last time."""
@@ -105,6 +124,8 @@ class CudaDouble:
         finally:
             self.recording = None
             self.calls.append("end recording")
+            if self.refusal:  # in place of whatever was raised inside, as PyTorch does
+                raise RuntimeError("operation failed due to a previous error during capture")
         if not self.records:
             raise RuntimeError("operation not permitted when stream is capturing")
 
@@ -134,21 +155,23 @@ class _Graph:
 
 
 class _Runtime:
-    def __init__(self, double: CudaDouble) -> None:
-        self._double = double
+    def __init__(self, double: CudaDouble, logger: Any) -> None:
+        self._double, self._logger = double, logger
         self.engine_host_code_allowed = False
+        double.watch(self, "runtime")
 
     def deserialize_cuda_engine(self, plan: bytes) -> _Engine | None:
         self._double.calls.append(f"load, host code {self.engine_host_code_allowed}")
-        return _Engine(self._double) if self._double.loads else None
+        return _Engine(self._double, self._logger) if self._double.loads else None
 
 
 class _Engine:
     num_io_tensors = 2
     device_memory_size_v2 = 3 * 2**20
 
-    def __init__(self, double: CudaDouble) -> None:
-        self._double = double
+    def __init__(self, double: CudaDouble, logger: Any) -> None:
+        self._double, self._logger = double, logger
+        double.watch(self, "engine")
 
     def get_tensor_name(self, index: int) -> str:
         return ("input", "output")[index]
@@ -166,32 +189,50 @@ class _Engine:
         chosen = strategy if runtime_config is None else runtime_config.allocation
         assert chosen == self._double.trt.ExecutionContextAllocationStrategy.USER_MANAGED
         self._double.calls.append("context")
-        return _Context(self._double)
+        return _Context(self._double, self._logger)
 
     def create_runtime_config(self) -> Any:
-        double = self._double
-        cache = SimpleNamespace(deserialize=double.restored.append, serialize=lambda: KERNELS)
-        made = SimpleNamespace(
-            cuda_graph_strategy=None,
-            dynamic_shapes_kernel_specialization_strategy=None,
-            allocation=None,
-            cache=None,
-            create_runtime_cache=lambda: cache,
-        )
-        made.set_runtime_cache = lambda given: setattr(made, "cache", given)
-        made.set_execution_context_allocation_strategy = lambda strategy: setattr(
-            made, "allocation", strategy
-        )
-        double.configurations.append(made)
+        made = _Configuration(self._double)
+        self._double.configurations.append(made)
         return made
 
     def create_engine_inspector(self) -> Any:
         return SimpleNamespace(get_engine_information=lambda form: f"told as {form.name}")
 
 
-class _Context:
+class _Configuration:
+    """What a context is made with; `allocation` and `cache` are what was set."""
+
     def __init__(self, double: CudaDouble) -> None:
         self._double = double
+        self.allocation: Any = None
+        self.cache: Any = None
+        self.cuda_graph_strategy: Any = None
+        self.dynamic_shapes_kernel_specialization_strategy: Any = None
+
+    def create_runtime_cache(self) -> _Cache:
+        return _Cache(self._double)
+
+    def set_runtime_cache(self, cache: _Cache) -> None:
+        self.cache = cache
+
+    def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
+        self.allocation = strategy
+
+
+class _Cache:
+    def __init__(self, double: CudaDouble) -> None:
+        self.deserialize = double.restored.append
+        double.watch(self, "cache")
+
+    def serialize(self) -> bytes:
+        return KERNELS
+
+
+class _Context:
+    def __init__(self, double: CudaDouble, logger: Any) -> None:
+        self._double, self._logger = double, logger
+        double.watch(self, "context")
         self._addresses: dict[str, int] = {}
         self._shape: tuple[int, ...] = ()
         self.profiler: Any = None
@@ -215,9 +256,16 @@ class _Context:
         self._addresses[name] = memory
         return True
 
+    def is_stream_capturable(self, stream: int) -> bool:
+        assert stream == STREAM
+        return self._double.records
+
     def execute_async_v3(self, stream_handle: int) -> bool:
         assert stream_handle == STREAM
         self._double.calls.append("execute")
+        if self._double.recording is not None and self._double.refusal:
+            self._double.say(self._logger, self._double.refusal)
+            return False
         source, target = (self._double.buffers[self._addresses[n]] for n in ("input", "output"))
 
         def run() -> None:
@@ -243,4 +291,10 @@ def kernels_of(folder: Path) -> Path:
 
 def vendor_names() -> dict[type, str]:
     """Classes that stand in for one of the vendor's, with its name."""
-    return {_Runtime: "Runtime", _Engine: "ICudaEngine", _Context: "IExecutionContext"}
+    return {
+        _Runtime: "Runtime",
+        _Engine: "ICudaEngine",
+        _Configuration: "IRuntimeConfig",
+        _Cache: "IRuntimeCache",
+        _Context: "IExecutionContext",
+    }

@@ -11,12 +11,19 @@ from sls_deploy.engine.backends import BACKENDS
 from sls_deploy.errors import SlsError
 from sls_deploy.runtime import engine_context, loaded_engine, rtx_kernels
 from sls_deploy.runtime.loaded_engine import LoadedEngine
-from tests.runtime.cuda_double import KERNELS, CudaDouble, kernels_of, vendor_names
+from tests.runtime.cuda_double import (
+    KERNELS,
+    OLD_DRIVER,
+    CudaDouble,
+    kernels_of,
+    vendor_names,
+)
 
 SHAPE = (1, 3, 8, 8)
 PICTURE = np.random.default_rng(0).random(SHAPE, dtype=np.float32)
 NEW_SHAPE = ["context", "memory", "shape 1x3x8x8", "address of input", "address of output"]
 RECORDING = ["begin recording", "execute", "end recording"]
+STOPPED = ["replay", "event", "replay", "event", "wait"]
 
 
 @pytest.fixture
@@ -77,6 +84,13 @@ def test_without_a_recording_it_runs_plainly_says_why_and_does_not_try_again(
     assert "begin recording" not in cuda.take()
 
 
+def test_the_vendors_own_reason_for_no_recording_is_told(cuda: CudaDouble) -> None:
+    cuda.refusal = "[runner.cpp::execute::9] Error Code 1: the vendor's reason"
+    engine = load(cuda)
+    np.testing.assert_array_equal(engine.run(PICTURE), 2 * PICTURE)
+    assert engine.note.endswith("could be recorded (the vendor's reason)")
+
+
 def test_graphs_can_be_left_out(cuda: CudaDouble) -> None:
     engine = load(cuda, graphs=False)
     engine.run(PICTURE)
@@ -95,9 +109,20 @@ def test_tensorrt_rtx_records_by_itself_and_compiles_before_it_runs(cuda: CudaDo
 
 
 def test_tensorrt_rtx_is_told_to_leave_graphs_out(cuda: CudaDouble) -> None:
-    load(cuda, "tensorrt_rtx", graphs=False).run(PICTURE)
+    cuda.records = False
+    engine = load(cuda, "tensorrt_rtx", graphs=False)
+    engine.run(PICTURE)
     strategies = cuda.trt.CudaGraphStrategy
     assert cuda.configurations[0].cuda_graph_strategy == strategies.DISABLED
+    assert not engine.note
+
+
+@pytest.mark.parametrize("records", [True, False])
+def test_tensorrt_rtx_is_asked_whether_it_records(cuda: CudaDouble, records: bool) -> None:
+    cuda.records = records
+    engine = load(cuda, "tensorrt_rtx")
+    np.testing.assert_array_equal(engine.run(PICTURE), 2 * PICTURE)
+    assert ("CUDA graphs are not used, because the engine allocates" in engine.note) != records
 
 
 def test_compiled_kernels_are_used_again_and_kept(cuda: CudaDouble, tmp_path: Path) -> None:
@@ -120,11 +145,24 @@ def test_kernels_that_cannot_be_kept_are_no_error(cuda: CudaDouble, tmp_path: Pa
     engine.close()
 
 
-def test_a_stopwatch_stands_around_one_replay(cuda: CudaDouble) -> None:
+def test_a_stopwatch_stands_around_one_replay_while_the_gpu_is_busy(cuda: CudaDouble) -> None:
     stopwatch = load(cuda).stopwatch(SHAPE)
     cuda.take()
     assert stopwatch() == 1.5
-    assert cuda.take() == ["event", "replay", "event", "wait"]
+    assert cuda.take() == STOPPED
+
+
+def test_a_stopwatch_keeps_no_context(cuda: CudaDouble) -> None:
+    engine = load(cuda)
+    stopwatch = engine.stopwatch(SHAPE)
+    for side in (9, 10, 11, 12):
+        engine.run(np.ones((1, 3, side, 8), np.float32))
+    assert cuda.freed == ["context"]
+    cuda.take()
+    assert stopwatch() == 1.5
+    assert cuda.take() == [*NEW_SHAPE, "execute", *RECORDING, *STOPPED]
+    source = [buffer for buffer in cuda.buffers.values() if buffer.shape == SHAPE][-2]
+    assert float(source.std()) > 0.1  # random again
 
 
 @pytest.mark.parametrize(("dtype", "largest"), [("FLOAT", 1.0), ("HALF", 1.0), ("UINT8", 127.0)])
@@ -144,10 +182,6 @@ def test_a_profile_names_layers_in_order_and_runs_without_graphs(cuda: CudaDoubl
 
 def test_tells_what_the_inspector_tells(cuda: CudaDouble) -> None:
     assert load(cuda).information() == "told as JSON"
-
-
-def test_memory_is_that_of_weights_and_activations(cuda: CudaDouble) -> None:
-    assert load(cuda).memory_mib == 3
 
 
 @pytest.mark.parametrize("allowed", [False, True])
@@ -172,6 +206,30 @@ def test_a_closed_engine_refuses_everything(cuda: CudaDouble) -> None:
             use()
 
 
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [
+        ("tensorrt", ["context", "engine", "runtime"]),
+        ("tensorrt_rtx", ["context", "cache", "engine", "runtime"]),
+    ],
+)
+def test_all_is_freed_in_order_while_a_stopwatch_lives(
+    cuda: CudaDouble, tmp_path: Path, name: str, order: list[str]
+) -> None:
+    engine = load(cuda, name, kernels=tmp_path / "kernels")
+    stopwatch = engine.stopwatch(SHAPE)
+    stopwatch()
+    cuda.configurations.clear()  # the double keeps them for other tests
+    engine.close()
+    assert cuda.freed == order
+
+
+def test_a_module_that_cannot_start_says_why(cuda: CudaDouble) -> None:
+    cuda.starts = False
+    with pytest.raises(SlsError, match=f"engine: tensorrt cannot start here: {OLD_DRIVER}"):
+        load(cuda)
+
+
 def test_an_engine_that_cannot_be_loaded_is_an_error(cuda: CudaDouble) -> None:
     cuda.loads = False
     with pytest.raises(SlsError, match="engine: cannot be loaded"):
@@ -188,9 +246,10 @@ def test_input_of_another_type_is_named(cuda: CudaDouble) -> None:
         load(cuda).run(np.ones(SHAPE, np.uint8))
 
 
-def test_a_type_that_no_picture_has_is_named(cuda: CudaDouble) -> None:
-    cuda.dtype = "INT64"
-    with pytest.raises(SlsError, match="tensors of type INT64"):
+@pytest.mark.parametrize("dtype", ["INT64", "BF16", "INT8"])
+def test_a_type_that_no_picture_has_is_named(cuda: CudaDouble, dtype: str) -> None:
+    cuda.dtype = dtype
+    with pytest.raises(SlsError, match=f"tensors of type {dtype}"):
         load(cuda)
 
 
@@ -236,6 +295,7 @@ def used_attributes(module: object, owner: str) -> set[str]:
         (rtx_kernels, "trt", ""),
         (rtx_kernels, "engine", "ICudaEngine"),
         (rtx_kernels, "config", "IRuntimeConfig"),
+        (rtx_kernels, "context", "IExecutionContext"),
         (rtx_kernels, "cache", "IRuntimeCache"),
     ],
 )

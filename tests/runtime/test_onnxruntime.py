@@ -151,3 +151,21 @@ def test_a_cuda_provider_that_does_not_load_is_no_cpu_run(
     )
     with pytest.raises(SlsError, match="CUDA provider cannot be loaded here"):
         OnnxRunner(doubled, provider="cuda")
+
+
+def test_on_a_gpu_fp32_is_not_rounded_to_ten_bits(
+    doubled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    real = onnxruntime.InferenceSession
+
+    def made(source: str, options: object, providers: list[object]) -> object:
+        asked.append(providers)
+        session = real(source, options, ["CPUExecutionProvider"])
+        monkeypatch.setattr(session, "get_providers", lambda: ["CUDAExecutionProvider"])
+        return session
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", made)
+    OnnxRunner(doubled, provider="cuda")
+    assert asked == [[("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]]

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from torch import nn
+from torch.backends import cudnn
 
 from sls_deploy.errors import SlsError
 from sls_deploy.runtime.pytorch import TorchRunner
@@ -87,3 +91,39 @@ def test_a_stopwatch_stops_with_its_runner() -> None:
 
 def test_layers_cannot_be_timed() -> None:
     assert TorchRunner(nn.Identity()).profile(PICTURES, 3) is None
+
+
+class Asked(nn.Module):
+    """Gives what it gets, and writes down how cuDNN is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[object] = []
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        self.calls.append((cudnn.allow_tf32, cudnn.benchmark))
+        return batch
+
+
+def test_convolutions_on_a_gpu_are_not_rounded_to_ten_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cudnn, "benchmark", True)
+    module = Asked()
+    TorchRunner(module).run(PICTURES)
+    assert module.calls == [(False, True)]
+    assert (cudnn.allow_tf32, cudnn.benchmark) == (True, True)
+
+
+def test_a_stopwatch_on_a_gpu_stands_around_one_run_while_it_is_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = Asked()
+    event = SimpleNamespace(
+        record=lambda: module.calls.append("event"),
+        synchronize=lambda: module.calls.append("wait"),
+        elapsed_time=lambda end: 1.5,
+    )
+    monkeypatch.setattr(torch.cuda, "Event", lambda *, enable_timing: event)
+    monkeypatch.setattr(TorchRunner, "_batch", lambda *_: SimpleNamespace(is_cuda=True))
+    assert TorchRunner(module).stopwatch(PICTURES)() == 1.5
+    run = (False, False)  # no TF32, and no choice of kernels by their times
+    assert module.calls == [run, "event", run, "event", "wait"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from sls_deploy.engine.backends import BACKENDS
 from sls_deploy.engine.device import Device
 from sls_deploy.engine.evidence import Evidence, SparsityLog
 from sls_deploy.engine.gpu import gpu_architecture
-from sls_deploy.engine.manifest import EngineManifest, write_manifest
+from sls_deploy.engine.manifest import EngineManifest, remember_built, write_manifest
 from sls_deploy.engine.request import BuildOptions, Tensor
 from sls_deploy.errors import SlsError
 from sls_deploy.files import cache_folder
@@ -184,7 +185,12 @@ def test_both_models_of_gpu_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ("10.13.0.35", "10.14.1.48", True, True),
         ("10.9.0.34", "10.13.0.35", True, True),
         ("10.13.0.35", "10.9.0.34", True, False),
-        ("10.13.0.35", "11.0.0.1", True, False),
+        ("10.13.0.35", "11.0.0.1", True, True),
+        ("11.0.0.1", "10.13.0.35", True, False),
+        ("11.0.0.1", "11.1.0.5", True, True),
+        ("10.13.0.35", "12.0.0.1", True, False),
+        ("11.0.0.1", "12.0.0.1", True, False),
+        ("unknown", "11.0.0.1", True, False),
         ("10.13.0.35", None, True, False),
     ],
 )
@@ -201,8 +207,19 @@ def test_only_a_version_compatible_engine_runs_on_a_later_version(
     if passes:
         check_version(manifest, "engine")
     else:
-        with pytest.raises(SlsError, match=r"needs tensorrt 10\.\S+( or a later 10\.x)?, but"):
+        with pytest.raises(SlsError, match=rf"needs tensorrt {built}( or a later .*)?, but"):
             check_version(manifest, "engine")
+
+
+@pytest.mark.parametrize(("built", "named"), [("10.13.0.35", "10.x or 11.x"), ("11.0.0.1", "11.x")])
+def test_versions_that_load_a_compatible_engine_are_named(
+    monkeypatch: pytest.MonkeyPatch, built: str, named: str
+) -> None:
+    monkeypatch.setattr(Backend, "version", "9.0")
+    options = BuildOptions(version_compatible=True)
+    manifest = replace(MANIFEST, backend="tensorrt", backend_version=built, options=options)
+    with pytest.raises(SlsError, match=f"{built} or a later {named}, but tensorrt 9.0 is"):
+        check_version(manifest, "engine")
 
 
 def runner_on_double(
@@ -259,3 +276,37 @@ def test_compiled_kernels_are_kept_by_the_hash_of_the_engine(
     runner.run(np.zeros((1, 3, 16, 16), np.float32))
     runner.close()
     assert (cache_folder() / "kernels" / MANIFEST.plan_sha256).read_bytes() == KERNELS
+
+
+def test_of_compiled_kernels_the_newest_stay(
+    plan: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SLS_DEPLOY_CACHE", str(tmp_path / "cache"))
+    folder = cache_folder() / "kernels"
+    folder.mkdir(parents=True)
+    for number in range(60):
+        older = folder / f"{number:02}"
+        older.write_bytes(b"")
+        os.utime(older, (1000 + number, 1000 + number))
+    runner, _ = runner_on_double(plan, monkeypatch)
+    runner.run(np.zeros((1, 3, 16, 16), np.float32))
+    runner.close()
+    left = {path.name for path in folder.iterdir()}
+    assert left == {MANIFEST.plan_sha256} | {f"{number:02}" for number in range(11, 60)}
+
+
+def test_only_an_engine_that_was_built_here_may_bring_code(
+    plan: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SLS_DEPLOY_CACHE", str(tmp_path / "cache"))
+    compatible = replace(MANIFEST, options=BuildOptions(version_compatible=True))
+
+    def loading(manifest: EngineManifest) -> list[str]:
+        with monkeypatch.context() as patch:
+            return runner_on_double(plan, patch, manifest)[1].take()
+
+    with pytest.raises(SlsError, match="may bring code for this machine and was not built here"):
+        loading(compatible)
+    remember_built(compatible)
+    assert loading(compatible) == ["load, host code True"]
+    assert loading(MANIFEST) == ["load, host code False"]
