@@ -29,6 +29,7 @@ from sls_deploy.progress import Report, silent
 from sls_deploy.run import Run
 from sls_deploy.runtime.onnxruntime import open_session
 from sls_deploy.search.cost import CostModel, TableCost, dense_form
+from sls_deploy.search.layer_shapes import sizes_of_uses
 from sls_deploy.search.layers import Layer
 from sls_deploy.search.measured_shapes import shapes_of_network
 from sls_deploy.search.stage import search_budgets
@@ -107,9 +108,11 @@ def run_loop(
             ratios[title] = read_ratios(Run(run).folder("search", row.budget) / "ratios.json")
         clock.lap(f"export: {name}")
     assert config.model.weights is not None  # noqa: S101 - it was searched
-    dense = to_bytes(to_onnx(load_model(config.model.weights, config.model)))
+    model = load_model(config.model.weights, config.model)
+    dense = to_bytes(to_onnx(model))
     times = time_in_turn([dense, *files.values()], wanted.picture, repeats)
     clock.lap("network times")
+    prices = TableCost(table, sizes_of_uses(model, wanted.picture))
     return {
         "machine": asdict(table.machine),
         "picture": wanted.picture,
@@ -120,7 +123,7 @@ def run_loop(
         "warnings": table.warnings,
         "repeats": repeats,
         "seconds": clock.seconds,
-        "rows": [asdict(row) for row in _rows(ratios, TableCost(table), times)],
+        "rows": [asdict(row) for row in _rows(ratios, prices, times)],
     }
 
 
@@ -162,8 +165,10 @@ def predicted_us(
         if prunable and not row["prunable"]:
             continue
         names = ("name", "kind", "groups", "macs", "reason", "uses", "parameter")
-        shape, stride = tuple(row["shape"]), tuple(row["stride"])
-        layer = Layer(**{name: row[name] for name in names}, shape=shape, stride=stride)
+        shape, stride, dilation = (tuple(row[name]) for name in ("shape", "stride", "dilation"))
+        layer = Layer(
+            **{name: row[name] for name in names}, shape=shape, stride=stride, dilation=dilation
+        )
         form = dense_form(layer)
         if not dense:
             kept = replace(layer, shape=(*row["width"], *shape[2:]))

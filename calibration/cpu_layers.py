@@ -20,10 +20,14 @@ from sls_deploy.errors import SlsError
 from sls_deploy.runtime.bench_result import processor
 from sls_deploy.runtime.onnxruntime import load_onnxruntime, run_session
 
+_ORDERS = ((False, True), (True, False)) * 3
+"""Pairs of sessions, one after the other: whether the first and the second is 2:4. What is made
+first may find other memory than what is made second; so each kind is first as often."""
 _WARM_UP = 2
-_LEAST, _MOST = 15, 100
-"""Runs of which the median is taken: as many as take a second, within these."""
-_SECONDS = 1.0
+_LEAST, _MOST = 5, 40
+"""Runs of a session of which the median is taken: as many as take its time, within these."""
+_SECONDS = 0.25
+"""Seconds that a pair of sessions takes."""
 _RESOLUTION = 1.0
 """Microseconds that ONNX Runtime's profiler can tell apart: no layer takes less."""
 _FATAL = 4
@@ -33,15 +37,20 @@ _CONVERSIONS = ("ReorderInput", "ReorderOutput")
 _DISTURBED = 2.0
 """A run is left out whose surroundings took so many times as long as in the first decile: another
 program had the processor meanwhile."""
+_NO_MEMORY = "Failed to allocate memory"
+"""What ONNX Runtime says where it gets none."""
+_VALUE = 4
+"""Bytes of an fp32 value."""
 
 
 class CpuLayers:
-    """One session of ONNX Runtime a layer, fp32, one thread.
+    """Six pairs of sessions of ONNX Runtime a layer, dense and 2:4, fp32, one thread.
 
     With one thread all work is done in the thread that asks for it, so what is taken is that
     thread's processor time: programs that run beside take their share of the wall clock, not of it.
     The conversions to and from the layout that ONNX Runtime's convolutions work in, and what a call
-    costs around the layer, are taken off: inside a network the layers before and after share both.
+    costs around the layer (in ONNX Runtime and in Python), are taken off: inside a network the
+    layers before and after share both.
     """
 
     warnings: tuple[str, ...] = ()
@@ -61,18 +70,33 @@ class CpuLayers:
 
     def time(self, shape: LayerShape) -> LayerTime:
         """See `LayerTimer.time`."""
-        with tempfile.TemporaryDirectory(prefix="sls-deploy-") as folder:
-            sessions = [_Session(shape, Path(folder), sparse=sparse) for sparse in (False, True)]
-            for session in sessions * _WARM_UP:
+        times: dict[bool, list[list[float]]] = {False: [], True: []}
+        for order in _ORDERS:
+            for sparse, taken in zip(order, _time_pair(shape, order), strict=True):
+                times[sparse].append(taken)
+        return layer_time(times[False], times[True])
+
+
+def _time_pair(shape: LayerShape, order: tuple[bool, bool]) -> list[list[float]]:
+    """Microseconds of the runs of two sessions, in turns."""
+    with tempfile.TemporaryDirectory(prefix="sls-deploy-") as folder:
+        sessions = [_Session(shape, Path(folder), sparse=sparse) for sparse in order]
+        for session in sessions * _WARM_UP:
+            session.run()
+        start = time.thread_time()
+        for turn in range(_MOST):
+            if turn >= _LEAST and time.thread_time() - start > _SECONDS:
+                break
+            for session in sessions:
                 session.run()
-            start = time.thread_time()
-            for turn in range(_MOST):
-                if turn >= _LEAST and time.thread_time() - start > _SECONDS:
-                    break
-                for session in sessions:
-                    session.run()
-            dense, sparse = (session.layer_times() for session in sessions)
-        return layer_time(dense, sparse)
+        return [session.layer_times() for session in sessions]
+
+
+def _too_large(shape: LayerShape) -> SlsError:
+    """Says what memory the activations of a pair of sessions take."""
+    values = shape.groups * (shape.read * shape.inputs + shape.written * shape.outputs)
+    what = f"{shape} needs {2 * _VALUE * values / 2**30:.3g} GiB, which cannot be had"
+    return SlsError(what, "--shape", "Give a smaller one.")
 
 
 class _Session:
@@ -86,47 +110,59 @@ class _Session:
         options.enable_profiling = True
         options.profile_file_prefix = str(folder / ("sparse" if sparse else "dense"))
         graph = layer_graph(shape, "fp32", sparse=sparse).SerializeToString()
-        self._where, self._times = str(shape), list[float]()
+        self._shape, self._times = shape, list[float]()
         try:
             self._session = onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors share no class of their own
             reason = str(error).strip().partition("\n")[0]
-            raise SlsError(f"cannot be run by ONNX Runtime ({reason})", self._where) from None
+            raise SlsError(f"cannot be run by ONNX Runtime ({reason})", str(shape)) from None
         generator = np.random.default_rng(0)
-        self._feeds = {"input": generator.random(input_sizes(shape), np.float32)}
+        try:
+            self._feeds = {"input": generator.random(input_sizes(shape), np.float32)}
+        except (MemoryError, ValueError):  # NumPy raises the second for what no address reaches
+            raise _too_large(shape) from None
 
     def run(self) -> None:
         """Run once, and note the processor time."""
         start = time.thread_time()
-        run_session(self._session, ["output"], self._feeds, self._where)
+        try:
+            run_session(self._session, ["output"], self._feeds, str(self._shape))
+        except SlsError as error:
+            raise _too_large(self._shape) if _NO_MEMORY in error.what else error from None
         self._times.append(1e6 * (time.thread_time() - start))
 
     def layer_times(self) -> list[float]:
         """Microseconds that the layer took in the runs after the warm-up; ends the session."""
         events = json.loads(Path(self._session.end_profiling()).read_text("utf-8"))
-        return own_times(self._times[_WARM_UP:], times_around(events)[_WARM_UP:])
+        return own_times(self._times[_WARM_UP:], profiled(events)[_WARM_UP:])
 
 
-def own_times(times: Sequence[float], around: Sequence[float]) -> list[float]:
+def own_times(times: Sequence[float], runs: Sequence[tuple[float, float]]) -> list[float]:
     """Processor time of a layer in each run whose surroundings no other program fell into.
 
+    What the call costs in Python is the median of what a run as a whole takes more than ONNX
+    Runtime says.
+
     Args:
-        times: microseconds of processor time of each run as a whole.
-        around: microseconds on the wall of each run beside its layer.
+        times: microseconds of processor time of each run as a whole, at least two.
+        runs: the same runs, from `profiled`.
 
     Returns:
-        At least a tenth of the runs.
+        At least two of them, and a tenth.
     """
+    around = [run - layer for run, layer in runs]
     free = statistics.quantiles(around, n=10, method="inclusive")[0]
+    most = max(_DISTURBED * free, sorted(around)[1])
+    call = max(statistics.median(t - run for t, (run, _) in zip(times, runs, strict=True)), 0.0)
     return [
-        max(whole - other, _RESOLUTION)
+        max(whole - other - call, _RESOLUTION)
         for whole, other in zip(times, around, strict=True)
-        if other <= _DISTURBED * free
+        if other <= most
     ]
 
 
-def times_around(events: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Microseconds of each run that its layer did not take, by the clock on the wall.
+def profiled(events: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+    """Microseconds of each run and of the layer in it, by the clock on the wall.
 
     Args:
         events: ONNX Runtime's profile of a session, the same nodes in every run.
@@ -137,4 +173,4 @@ def times_around(events: Sequence[Mapping[str, Any]]) -> list[float]:
         if event["cat"] == "Node" and event["args"].get("op_name") not in _CONVERSIONS:
             nodes[event["name"]].append(float(event["dur"]))
     layer = [sum(times) for times in zip(*nodes.values(), strict=True)]
-    return [run - own for run, own in zip(runs, layer, strict=True)]
+    return list(zip(runs, layer, strict=True))

@@ -22,9 +22,12 @@ from sls_deploy.engine.request import BuildRequest
 from sls_deploy.errors import SlsError
 from sls_deploy.runtime.loaded_engine import LoadedEngine, require_cuda
 
-_ROUNDS, _REPEATS = 11, 20
-"""Turns of dense and 2:4, and runs in each turn; of the turns' medians the median is taken. The
-first turn warms up."""
+_ORDERS = ((False, True), (True, False)) * 2
+"""Pairs of engines, built one after the other: whether the first and the second is 2:4. TensorRT
+times kernels anew in every build, so that two engines of one layer may run different ones."""
+_ROUNDS, _REPEATS = 6, 20
+"""Turns of the engines of a pair, and runs in each turn; of the turns' times the median is taken.
+The first turn warms up."""
 _TIMEOUT = 300.0
 """Seconds after which the build of one layer is given up."""
 _CONVERSION = "Reformatting"
@@ -32,7 +35,7 @@ _CONVERSION = "Reformatting"
 
 
 class GpuLayers:
-    """Two engines a layer, timed by the vendor's profiler.
+    """Four pairs of engines a layer, dense and 2:4, timed by the vendor's profiler.
 
     Conversions of layout are left out: inside a network the layers before and after share it.
 
@@ -83,11 +86,21 @@ class GpuLayers:
 
     def time(self, shape: LayerShape) -> LayerTime:
         """See `LayerTimer.time`."""
+        times: dict[bool, list[list[float]]] = {False: [], True: []}
+        for order in _ORDERS:
+            for sparse, taken in zip(order, self._time_pair(shape, order), strict=True):
+                times[sparse].append(taken)
+        now = present_device()  # while the GPU is still at the clock that it ran with
+        self._locked.add(None if now is None else now.clocks_locked)
+        return layer_time(times[False], times[True])
+
+    def _time_pair(self, shape: LayerShape, order: tuple[bool, bool]) -> list[list[float]]:
+        """Microseconds of two engines in each turn but the first."""
         plans = [
             build_layer(shape, self._precision, self._backend, self._architecture, sparse=sparse)
-            for sparse in (False, True)
+            for sparse in order
         ]
-        times: tuple[list[float], list[float]] = ([], [])
+        times: list[list[float]] = [[] for _ in plans]
         with ExitStack() as opened:
             engines = [
                 opened.enter_context(
@@ -99,9 +112,7 @@ class GpuLayers:
                 for engine, taken in zip(engines, times, strict=True):
                     profile = engine.profile(input_sizes(shape), _REPEATS)
                     taken.append(_microseconds(profile, str(shape)))
-        now = present_device()  # while the GPU is still at the clock that it ran with
-        self._locked.add(None if now is None else now.clocks_locked)
-        return layer_time(*(taken[1:] for taken in times))
+        return [taken[1:] for taken in times]
 
 
 def build_layer(

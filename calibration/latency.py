@@ -16,7 +16,7 @@ from sls_deploy.config import Precision
 from sls_deploy.errors import SlsError
 from sls_deploy.files import write_json
 
-VERSION: Literal[2] = 2
+VERSION: Literal[3] = 3
 """Version of the table's form."""
 _FARTHEST = 2.0
 """Most that a layer's positions may differ from a measured one's, as a factor: times grow with the
@@ -36,6 +36,8 @@ class LayerShape:
     """Sizes of the kernel, height first; none for a linear layer."""
     stride: tuple[Count, ...]
     """Steps of the kernel, one for each of its sizes."""
+    dilation: tuple[Count, ...]
+    """Distances of the kernel's taps, one for each of its sizes."""
     inputs: Count
     """Input channels of one convolution group."""
     outputs: Count
@@ -72,6 +74,8 @@ class LayerShape:
         parts = [self.kind, "x".join(map(str, self.kernel))]
         if any(step > 1 for step in self.stride):
             parts.append("/" + "x".join(map(str, dict.fromkeys(self.stride))))
+        if any(distance > 1 for distance in self.dilation):
+            parts.append("dilated " + "x".join(map(str, dict.fromkeys(self.dilation))))
         parts.append(f"{self.inputs}->{self.outputs}" + f" x{self.groups}" * (self.groups > 1))
         return " ".join(filter(None, parts)) + f" at {self.height}x{self.width}"
 
@@ -81,14 +85,15 @@ class LayerTime:
     """The time of one use of a layer for one picture."""
 
     dense_us: Microseconds
-    """Microseconds with dense weights: the median of the runs."""
+    """Microseconds with dense weights: the median of the medians of its sessions or engines."""
     sparse_us: Microseconds
     """The same with 2:4 weights, sparse kernels allowed."""
     spread: Annotated[float, Field(ge=0)]
-    """Interquartile range over median of the runs, the larger one of the two: smaller gains are
-    noise."""
+    """Share of the time that it varies by: the larger one of the interquartile range within a
+    session or engine (the median of them) and the range from one to the next of its kind. Smaller
+    gains are noise."""
     runs: Count
-    """Runs of each of the two."""
+    """Runs of each of the two, in all its sessions or engines."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ class LatencyTable:
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    version: Literal[2]
+    version: Literal[3]
     """Version of this form."""
     machine: Machine
     """What they were timed on."""
@@ -168,15 +173,15 @@ class LatencyTable:
                 )
         what = f"{shape} was not measured on {self.machine.device}"
         fix = (
-            "`sls-deploy bench --layers RUN` measures what the network of a run needs, or choose "
-            "another cost model (--cost)."
+            "`sls-deploy bench --layers RUN` measures it, where RUN is a run of this network with "
+            "the same --align, --narrow and --pattern; or choose another cost model (--cost)."
         )
         raise SlsError(what, "the latency table", fix)
 
 
 def _kin(shape: LayerShape) -> tuple[object, ...]:
     """What two layers must share for their times to be compared."""
-    return shape.kind, shape.kernel, shape.stride, shape.groups
+    return shape.kind, shape.kernel, shape.stride, shape.dilation, shape.groups
 
 
 def _factor(size: int, other: int) -> float:

@@ -20,6 +20,8 @@ _TYPES: dict[str, tuple[int, type[np.floating[Any]]]] = {
     "fp16": (TensorProto.FLOAT16, np.float16),
     "fp32": (TensorProto.FLOAT, np.float32),
 }
+PRECISIONS = tuple(_TYPES)
+"""Precisions that layers can be timed in."""
 
 
 def layer_graph(shape: LayerShape, precision: Precision, *, sparse: bool) -> onnx.ModelProto:
@@ -98,8 +100,15 @@ def _operator(shape: LayerShape) -> tuple[str, dict[str, Any]]:
     """The operator of a layer with its attributes."""
     if shape.kind == "Linear":
         return "Gemm", {"transB": 1}
-    attributes: dict[str, Any] = {"group": shape.groups, "strides": shape.stride}
-    sides = list(zip(shape.kernel, shape.stride, strict=True))
+    attributes: dict[str, Any] = {
+        "group": shape.groups,
+        "strides": shape.stride,
+        "dilations": shape.dilation,
+    }
+    sides = [
+        (distance * (taps - 1) + 1, step)
+        for taps, step, distance in zip(shape.kernel, shape.stride, shape.dilation, strict=True)
+    ]
     if shape.transposed:
         attributes["output_padding"] = [max(step - size, 0) for size, step in sides]
     pads = [_pads(size, step, transposed=shape.transposed) for size, step in sides]
@@ -110,6 +119,7 @@ def _operator(shape: LayerShape) -> tuple[str, dict[str, Any]]:
 def _pads(size: int, step: int, *, transposed: bool) -> tuple[int, int]:
     """Padding before and after one dimension; the same on both sides where that can be.
 
+    The size is what the taps of the kernel span.
     With a step of 2 or more one position too much on a side makes no further output.
     """
     total = max(size - step, 0)

@@ -39,7 +39,7 @@ class LayerTimer(Protocol):
         ...
 
     def time(self, shape: LayerShape) -> LayerTime:
-        """Time a layer with dense and with 2:4 weights, in turns.
+        """Time a layer with dense and with 2:4 weights, set up several times each, in turns.
 
         Raises:
             SlsError: the layer cannot be run; names it.
@@ -103,22 +103,31 @@ def measure_table(
     return table
 
 
-def layer_time(dense_us: Sequence[float], sparse_us: Sequence[float]) -> LayerTime:
-    """Median and spread of the runs of a layer.
+def layer_time(
+    dense_us: Sequence[Sequence[float]], sparse_us: Sequence[Sequence[float]]
+) -> LayerTime:
+    """Median and spread of a layer that was set up several times and run several times in each.
+
+    Two sessions or engines of one and the same layer differ by more than the runs of either: by
+    where their memory lies, and by which kernels were chosen. So both count. One of them that was
+    disturbed shows where that moved its median.
 
     Args:
-        dense_us: microseconds of each run with dense weights, at least two.
+        dense_us: microseconds of each run with dense weights, at least two for each session or
+            engine.
         sparse_us: the same with 2:4 weights.
     """
-    spreads = []
-    for times in (dense_us, sparse_us):
+    dense, sparse = ([statistics.median(times) for times in kind] for kind in (dense_us, sparse_us))
+    within = []
+    for times in (*dense_us, *sparse_us):
         low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
-        spreads.append((high - low) / middle)
+        within.append((high - low) / middle)
+    between = [(max(kind) - min(kind)) / statistics.median(kind) for kind in (dense, sparse)]
     return LayerTime(
-        dense_us=statistics.median(dense_us),
-        sparse_us=statistics.median(sparse_us),
-        spread=max(spreads),
-        runs=min(len(dense_us), len(sparse_us)),
+        dense_us=statistics.median(dense),
+        sparse_us=statistics.median(sparse),
+        spread=max(statistics.median(within), *between),
+        runs=min(sum(map(len, kind)) for kind in (dense_us, sparse_us)),
     )
 
 
@@ -126,13 +135,17 @@ def _begun(path: Path, machine: Machine, picture: tuple[int, int]) -> LatencyTab
     """The table that a file holds already, with its last warnings of the whole left out."""
     if not path.exists():
         return None
-    table = read_table(path)
+    fix = "Name another file (--out), or delete it."
+    try:
+        table = read_table(path)
+    except SlsError as error:
+        raise SlsError(error.what, error.where, fix) from None
     if table.machine != machine or (table.height, table.width) != picture:
         what = (
             f"holds times of {table.machine}, pictures of {table.height}x{table.width}, not of "
             f"{machine}, {picture[0]}x{picture[1]}"
         )
-        raise SlsError(what, str(path), "Name another file (--out), or delete it.")
+        raise SlsError(what, str(path), fix)
     doubts = () if table.drift is None else _doubts(table.rows, table.drift)
     return replace(table, warnings=tuple(said for said in table.warnings if said not in doubts))
 
@@ -145,8 +158,9 @@ def _doubts(rows: Iterable[LatencyRow], drift: float) -> list[str]:
     doubts = []
     if share > _NOISY:
         doubts.append(
-            f"layers with {share:.0%} of the time vary by more than {_NOISY:.0%} from run to run: "
-            "measure again while the machine does nothing else"
+            f"layers with {share:.0%} of the time vary by more than {_NOISY:.0%} from run to run "
+            "or from one session or engine to the next: measure again while the machine does "
+            "nothing else"
         )
     if abs(drift) > max(_DRIFTED, rows[0].spread):
         doubts.append(

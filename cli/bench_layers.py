@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,7 @@ if TYPE_CHECKING:
     from sls_deploy.calibration.latency import LatencyTable, Machine
     from sls_deploy.calibration.layer_timing import LayerTimer
     from sls_deploy.config import Config
-
-_BACKENDS = ("onnxruntime", "tensorrt", "tensorrt_rtx")
-_PRECISIONS = ("fp32", "fp16")
+    from sls_deploy.run import Run
 
 
 def bench_layers(
@@ -42,7 +41,7 @@ def bench_layers(
             cannot be timed.
     """
     from sls_deploy.calibration.layer_timing import measure_table
-    from sls_deploy.cli.output import print_json, progress
+    from sls_deploy.cli.output import print_json, print_line, progress
     from sls_deploy.search.measured_shapes import shapes_of_network
 
     run = o.find_run(target)
@@ -50,12 +49,15 @@ def bench_layers(
     timer = _timer(backend, precision)
     wanted = shapes_of_network(run.config, picture)
     path = out or table_path(run.path, timer.machine, wanted.picture)
-    with progress(quiet=json) as report:
+    with run.locked(), progress(quiet=json) as report:
         table = measure_table(wanted.shapes, wanted.picture, timer, path, report)
     if json:
         print_json({"path": path, "table": table})
     else:
-        print_layers(table, wanted.layers, path, run.config)
+        if wanted.picture != picture:
+            given, taken = ("x".join(map(str, sides)) for sides in (picture, wanted.picture))
+            print_line(f"the network takes no pictures of {given}: they are padded to {taken}")
+        print_layers(table, wanted.layers, path, run)
 
 
 def table_path(run: Path, machine: Machine, picture: tuple[int, int]) -> Path:
@@ -65,7 +67,7 @@ def table_path(run: Path, machine: Machine, picture: tuple[int, int]) -> Path:
     return run / "latency" / f"{device}-{machine.precision}-{size}.json"
 
 
-def print_layers(table: LatencyTable, layers: int, path: Path, config: Config) -> None:
+def print_layers(table: LatencyTable, layers: int, path: Path, run: Run) -> None:
     """Print a table of layer times, what casts doubt on it, and how a search uses it."""
     from sls_deploy.calibration.latency import shape_of
     from sls_deploy.cli.output import print_line, print_table
@@ -89,21 +91,35 @@ def print_layers(table: LatencyTable, layers: int, path: Path, config: Config) -
     for warning in table.warnings:
         print_line(f"warning: {warning}")
     print_line(f"wrote {path}; to measure anew, delete it")
-    print_line(
-        f"search with it: sls-deploy search --weights {config.model.weights} --data "
-        f"{config.data.photos} --cost latency --table {path} --out runs/NEW"
-    )
+    print_line(f"search with it: {shlex.join(search_command(run, path))}")
+
+
+def search_command(run: Run, table: Path) -> list[str]:
+    """A search with the settings of a run, by the times of a table, into a new run."""
+    from sls_deploy.config import SearchConfig
+    from sls_deploy.run import CONFIG
+
+    gpu = SearchConfig.model_fields["gpu"].default
+    estimate = [] if run.config.search.gpu == gpu else ["--gpu", gpu]  # of another cost
+    return [
+        *("sls-deploy", "search", "--config", str(run.path / CONFIG), "--cost", "latency"),
+        *("--table", str(table), *estimate, "--out", "runs/NEW"),
+    ]
 
 
 def _picture(shape: str | None, config: Config) -> tuple[int, int]:
     """Height and width of the picture that layers are timed at."""
     from sls_deploy.errors import SlsError
+    from sls_deploy.models.restoration import COLOURS
 
     sizes = o.shape_of(shape, "--shape") or list(config.build.opt_shape)
-    batch, _, height, width = sizes
+    batch, channels, height, width = sizes
+    wanted = COLOURS * config.model.frames
+    fix = f"Give 1x{wanted}x{height}x{width}."
     if shape is not None and batch != 1:
-        fix = f"Write 1 for the batch, such as 1x3x{height}x{width}."
         raise SlsError("layers are timed for one picture", "--shape", fix)
+    if shape is not None and channels != wanted:
+        raise SlsError(f"the network takes {wanted} channels, not {channels}", "--shape", fix)
     return height, width
 
 
@@ -111,14 +127,17 @@ def _timer(backend: str, precision: str | None) -> LayerTimer:
     """What times the layers."""
     from sls_deploy.calibration.cpu_layers import CpuLayers
     from sls_deploy.calibration.gpu_layers import GpuLayers
+    from sls_deploy.calibration.layer_graph import PRECISIONS
+    from sls_deploy.engine.backends import BACKENDS
     from sls_deploy.engine.device import present_device
     from sls_deploy.errors import SlsError
 
-    if backend not in ("auto", *_BACKENDS):
-        fix = f"Choose {', '.join(_BACKENDS)}, or auto."
+    timers = ("onnxruntime", *BACKENDS)
+    if backend not in ("auto", *timers):
+        fix = f"Choose {', '.join(timers)}, or auto."
         raise SlsError(f"'{backend}' times no layers alone", "--backend", fix)
-    if precision not in (None, *_PRECISIONS):
-        fix = f"Choose one of {', '.join(_PRECISIONS)}."
+    if precision not in (None, *PRECISIONS):
+        fix = f"Choose one of {', '.join(PRECISIONS)}."
         raise SlsError(f"layers are not timed alone in {precision}", "--precision", fix)
     if backend == "onnxruntime" or (backend == "auto" and present_device() is None):
         if precision == "fp16":

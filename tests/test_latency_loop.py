@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from sls_deploy.calibration import cpu_layers
-from sls_deploy.calibration.latency import read_table
+from sls_deploy.calibration.latency import read_table, write_table
 from sls_deploy.config import Config, DataConfig, ModelConfig, SearchConfig
 from sls_deploy.data.images import write_image
 from sls_deploy.data.samples import sample_photos
@@ -128,8 +129,28 @@ def test_a_latency_that_no_narrowing_reaches_is_refused_with_what_can_be(
 ) -> None:
     search = {"cost": "latency", "latency_table": loop[0] / "table.json", "budgets": (0.1,)}
     low = config.model_copy(update={"search": config.search.model_copy(update=search)})
-    with pytest.raises(SlsError, match=r"--budget: 0\.1 is below .*\(0\.\d+ of latency, "):
+    with pytest.raises(SlsError, match=r"--budget: 0\.1 is below .*\(0\.\d+ of lat") as caught:
         search_budgets(low, tmp_path / "run")
+    least = float(caught.value.what.partition("(")[2].partition(" of latency")[0])
+    assert caught.value.fix == f"Ask for {least:g} or more."
+
+
+def test_what_casts_doubt_on_a_table_stands_in_what_a_search_says(
+    config: Config, loop: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    table = read_table(loop[0] / "table.json")
+    halved = tuple(replace(row, sparse_us=row.dense_us / 2, spread=0.0) for row in table.rows)
+    doubted = replace(table, rows=halved, warnings=("it was hot",))
+    path = write_table(tmp_path / "table.json", doubted)
+    search = {
+        "cost": "latency", "latency_table": path, "budgets": (0.9,), "method": "sls", "steps": 2,
+        "batch": 2,
+    }  # fmt: skip
+    told = config.model_copy(update={"search": config.search.model_copy(update=search)})
+    note = search_budgets(told, tmp_path / "run").cost_note
+    assert "it was hot" in note
+    assert "pictures of 180x320, not 64x64" in note
+    assert read_ratios(tmp_path / "run/search/b0.90/ratios.json")["cost_note"] == note
 
 
 def test_the_figures_of_the_readme_are_those_that_were_measured() -> None:

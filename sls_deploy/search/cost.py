@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -12,13 +12,21 @@ from torch import Tensor
 from sls_deploy.calibration.latency import LatencyTable, LayerShape, read_table
 from sls_deploy.calibration.roofline import Gpu, estimate_us, find_gpu
 from sls_deploy.config import SearchConfig
+from sls_deploy.errors import SlsError
+from sls_deploy.models.model import RestorationModel
+from sls_deploy.search.layer_shapes import (
+    Sizes,
+    padded_picture,
+    shapes_of_uses,
+    sizes_of_uses,
+    time_of_uses,
+)
 from sls_deploy.search.layers import Layer
+from sls_deploy.search.trace import Size
 from sls_deploy.sparsity.legality import QUAD, why_not_eligible
 from sls_deploy.sparsity.pattern import Pattern
 
-_LEAST_GAIN = 0.01
-"""Share of a dense layer's time that 2:4 must save to count, at least. A roofline always finds a
-little, because 2:4 weights take fewer bytes."""
+_SCALED = "; sizes of layers scaled from crops"
 
 
 @dataclass(frozen=True)
@@ -116,8 +124,10 @@ class RooflineCost:
 
     gpu: Gpu
     """The GPU."""
-    picture: tuple[int, int]
+    picture: Size
     """Height and width of the pictures, in pixels."""
+    sizes: Sizes = field(default_factory=dict)
+    """Where the layers are applied in such a picture; scaled from crops where it is not known."""
     name: str = "latency"
     measured: bool = False
 
@@ -125,7 +135,8 @@ class RooflineCost:
     def note(self) -> str:
         """See `CostModel.note`."""
         size = "x".join(map(str, self.picture))
-        return f"estimate, not measured: roofline of {self.gpu.name} in fp16, pictures of {size}"
+        what = f"estimate, not measured: roofline of {self.gpu.name} in fp16, pictures of {size}"
+        return what + _SCALED * (not self.sizes)
 
     @property
     def no_gain(self) -> str:
@@ -134,13 +145,13 @@ class RooflineCost:
 
     def price(self, layer: Layer, form: Form) -> float:
         """See `CostModel.price`; in microseconds, estimated."""
-        if not layer.macs:
-            return 0.0
-        shape = layer_shape(layer, form, self.picture)
-        time = estimate_us(self.gpu, shape, sparse=False)
-        if runs_sparse(layer, form):
-            time = _faster(time, estimate_us(self.gpu, shape, sparse=True), _LEAST_GAIN)
-        return layer.uses * time / math.prod(self.picture)
+
+        def times(shape: LayerShape) -> tuple[float, float, float]:
+            dense, sparse = (estimate_us(self.gpu, shape, sparse=kind) for kind in (False, True))
+            return dense, sparse, 0.0
+
+        shapes = shapes_of_uses(layer, form.inputs, form.outputs, self.picture, self.sizes)
+        return time_of_uses(shapes, times, runs_sparse(layer, form)) / math.prod(self.picture)
 
 
 @dataclass(frozen=True)
@@ -149,6 +160,11 @@ class TableCost:
 
     table: LatencyTable
     """The times."""
+    sizes: Sizes = field(default_factory=dict)
+    """Where the layers are applied in a picture of the table's size; scaled from crops where it is
+    not known."""
+    doubts: tuple[str, ...] = ()
+    """What speaks against the table."""
     name: str = "latency"
     measured: bool = True
 
@@ -156,46 +172,81 @@ class TableCost:
     def note(self) -> str:
         """See `CostModel.note`."""
         table = self.table
-        return f"measured on {table.machine}, pictures of {table.height}x{table.width}"
+        what = (
+            f"measured on {table.machine}, pictures of {table.height}x{table.width}; widths "
+            "between those measured interpolated"
+        )
+        return "; ".join((what + _SCALED * (not self.sizes), *self.doubts))
 
     @property
     def no_gain(self) -> str:
         """See `CostModel.no_gain`."""
-        return f"2:4 saves no time on {self.table.machine.device}"
+        machine = self.table.machine
+        return f"2:4 saves no time beyond the noise on {machine.device} in {machine.precision}"
 
     def price(self, layer: Layer, form: Form) -> float:
         """See `CostModel.price`; in microseconds.
 
-        What 2:4 saves counts if it is more than the spread of the runs.
+        What 2:4 saves counts if it is more than the spread.
         """
-        if not layer.macs:
-            return 0.0
+
+        def times(shape: LayerShape) -> tuple[float, float, float]:
+            row = self.table.look_up(shape)
+            return row.dense_us, row.sparse_us, row.spread
+
         picture = (self.table.height, self.table.width)
-        times = self.table.look_up(layer_shape(layer, form, picture))
-        time = times.dense_us
-        if runs_sparse(layer, form):
-            time = _faster(time, times.sparse_us, max(_LEAST_GAIN, times.spread))
-        return layer.uses * time / math.prod(picture)
+        shapes = shapes_of_uses(layer, form.inputs, form.outputs, picture, self.sizes)
+        return time_of_uses(shapes, times, runs_sparse(layer, form)) / math.prod(picture)
 
 
-def cost_model(config: SearchConfig, picture: tuple[int, int]) -> CostModel:
+def cost_model(
+    config: SearchConfig, picture: Size, model: RestorationModel | None = None
+) -> CostModel:
     """The cost model of the settings.
 
     Args:
         config: names it, the GPU of the estimate, and the measured table if there is one.
-        picture: height and width of the pictures that the network will restore, in pixels; a
-            measured table brings its own.
+        picture: height and width of the pictures that the network will restore, in pixels.
+        model: the network, to see where its layers are applied; without it that is scaled from
+            crops.
 
     Raises:
-        SlsError: the table cannot be read, or there is no estimate for that GPU.
+        SlsError: settings that exclude each other, a table that cannot be read or is unfinished,
+            or no estimate for that GPU.
     """
+    _check(config)
     if config.cost == "macs":
         return MacsCost()
     if config.cost == "executable":
         return ExecutableCost()
-    if config.latency_table is not None:
-        return TableCost(read_table(config.latency_table))
-    return RooflineCost(find_gpu(config.gpu), picture)
+    if model is not None:
+        picture = padded_picture(model, picture)
+    if config.latency_table is None:
+        gpu = find_gpu(config.gpu)
+        return RooflineCost(gpu, picture, {} if model is None else sizes_of_uses(model, picture))
+    table = read_table(config.latency_table)
+    if table.drift is None:
+        fix = "The same `sls-deploy bench --layers` command goes on with it."
+        raise SlsError("the latency table is unfinished", str(config.latency_table), fix)
+    own = (table.height, table.width)
+    doubts = table.warnings
+    if own != picture:
+        wanted, measured = ("x".join(map(str, sides)) for sides in (picture, own))
+        doubts += (f"the network will restore pictures of {wanted}, not {measured}",)
+    return TableCost(table, {} if model is None else sizes_of_uses(model, own), doubts)
+
+
+def _check(config: SearchConfig) -> None:
+    """Refuse settings of a latency that is not asked for."""
+    table = config.latency_table
+    given = [f"--table {table}"] if table is not None else []
+    if config.gpu != SearchConfig.model_fields["gpu"].default:
+        given.insert(0, f"--gpu {config.gpu}")
+    if config.cost != "latency":
+        given.append(f"--cost {config.cost}")
+    if len(given) > 1:
+        fix = "Leave one of them out; --cost latency takes --table or --gpu."
+        raise SlsError(f"means nothing beside {given[1]}", given[0], fix)
 
 
 def unit_costs(model: CostModel, layers: list[Layer], pattern: Pattern) -> Tensor:
@@ -239,37 +290,6 @@ def runs_sparse(layer: Layer, form: Form) -> bool:
         legal=2 * form.kept <= form.of,
         transposed=layer.layout.transposed,
     )
-
-
-def layer_shape(layer: Layer, form: Form, picture: tuple[int, int]) -> LayerShape:
-    """One use of a layer as a device sees it.
-
-    How many places the layer is applied at is known for the crops of the search; it grows with the
-    picture. Several uses of different sizes count as so many of their mean size.
-
-    Args:
-        layer: the layer, used at least once.
-        form: its channels.
-        picture: height and width of the input picture in pixels.
-    """
-    share = math.sqrt(layer.macs / math.prod(layer.shape) / layer.uses)
-    kernel = layer.shape[2:]
-    height, width = (max(1, round(side * share)) for side in picture)
-    return LayerShape(
-        kind=layer.kind,
-        kernel=kernel,
-        stride=layer.stride or (1,) * len(kernel),
-        inputs=form.inputs,
-        outputs=form.outputs,
-        groups=layer.groups,
-        height=height,
-        width=width,
-    )
-
-
-def _faster(dense: float, sparse: float, least: float) -> float:
-    """The sparse time if it gains enough; else the dense kernel is taken, or it is noise."""
-    return sparse if sparse < dense * (1 - least) else dense
 
 
 def _up(channels: int, multiple: int) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sls_deploy.errors import SlsError
 from sls_deploy.models.model import RestorationModel
 from sls_deploy.models.restoration import COLOURS
-from sls_deploy.search.trace import KINDS, Trace, layout_of, positions_of, stride_of
+from sls_deploy.search.trace import KINDS, Trace, dilation_of, layout_of, size_of, stride_of
 from sls_deploy.sparsity.filters import Layout
 from sls_deploy.sparsity.legality import QUAD, why_not_eligible
 from sls_deploy.sparsity.pattern import Pattern
@@ -45,6 +45,8 @@ class Layer:
     """Key of the weight in the state dict; empty if the weight is computed."""
     stride: tuple[int, ...] = ()
     """Steps of the kernel, one for each of its sizes; empty for steps of 1."""
+    dilation: tuple[int, ...] = ()
+    """Distances of the kernel's taps, one for each of its sizes; empty for distances of 1."""
 
     @property
     def prunable(self) -> bool:
@@ -178,19 +180,19 @@ def _traced(model: RestorationModel, graph: Trace) -> list[Layer]:
     found: dict[str, Layer] = {}
     for node in graph.weighted:
         weight: Any = node.args[1]
-        key = graph.parameter(weight) or ""
-        parameter = key if key.endswith(".weight") else ""
+        name, parameter = graph.layer_of(node)
         _add(
             found,
             Layer(
-                name=parameter.removesuffix(".weight") or key or node.name,
+                name=name,
                 kind=KINDS[node.target],
                 shape=tuple(int(size) for size in weight.meta["val"].shape),
                 groups=layout_of(node).groups,
-                macs=positions_of(node) * weight.meta["val"].numel() / graph.shape[0],
+                macs=math.prod(size_of(node)) * weight.meta["val"].numel() / graph.shape[0],
                 reason="",
                 parameter=parameter,
                 stride=stride_of(node),
+                dilation=dilation_of(node),
             ),
         )
     return [*found.values(), *_unused(model, found)]
@@ -243,6 +245,7 @@ def _modules(model: RestorationModel) -> list[tuple[Layer, nn.Module]]:
                 reason="",
                 parameter=f"{name}.weight",
                 stride=tuple(getattr(module, "stride", ())),
+                dilation=tuple(getattr(module, "dilation", ())),
             ),
             module,
         )

@@ -10,12 +10,16 @@ from sls_deploy.calibration.latency import LayerShape
 from sls_deploy.config import Config
 from sls_deploy.errors import SlsError
 from sls_deploy.models.model import load_model
-from sls_deploy.search.cost import Form, dense_form, layer_shape
+from sls_deploy.search.cost import dense_form
 from sls_deploy.search.interiors import Interior, narrowed_interiors
+from sls_deploy.search.layer_shapes import (
+    Sizes,
+    padded_picture,
+    shapes_of_uses,
+    sizes_of_uses,
+)
 from sls_deploy.search.layers import Layer
 from sls_deploy.search.prepare import prepare
-from sls_deploy.sizes import padded_side
-from sls_deploy.sparsity.legality import QUAD
 from sls_deploy.sparsity.pattern import Pattern
 
 _ALL_UP_TO = 4
@@ -50,8 +54,7 @@ def shapes_of_network(config: Config, picture: tuple[int, int]) -> MeasuredShape
         raise SlsError("no checkpoint was named", "--weights", "Give that of the dense network.")
     model = load_model(config.model.weights, config.model)
     found = prepare(model, config)
-    about, search = model.description, found.config.search
-    height, width = (padded_side(side, about.least_side, about.multiple) for side in picture)
+    search, padded = found.config.search, padded_picture(found.model, picture)
     pattern = Pattern.parse(search.pattern)
     interiors = (
         narrowed_interiors(
@@ -60,8 +63,9 @@ def shapes_of_network(config: Config, picture: tuple[int, int]) -> MeasuredShape
         if found.graph is not None
         else []
     )
-    shapes = shapes_to_measure(found.layers, (height, width), interiors, search.narrow)
-    return MeasuredShapes((height, width), tuple(shapes), len(found.layers))
+    sizes = sizes_of_uses(found.model, padded)
+    shapes = shapes_to_measure(found.layers, padded, interiors, search.narrow, sizes)
+    return MeasuredShapes(padded, tuple(shapes), len(found.layers))
 
 
 def shapes_to_measure(
@@ -69,6 +73,7 @@ def shapes_to_measure(
     picture: tuple[int, int],
     interiors: Sequence[Interior] = (),
     step: int = 0,
+    sizes: Sizes | None = None,
 ) -> list[LayerShape]:
     """The layers of a network, whole and as narrow as their interiors may become.
 
@@ -77,21 +82,18 @@ def shapes_to_measure(
         picture: height and width of the input picture in pixels.
         interiors: channels that may be dropped.
         step: of which their widths are multiples.
+        sizes: where the layers are applied in that picture; scaled from crops if left out.
     """
     writes = {name: item.channels for item in interiors for name in item.producers}
     reads = {name: item.channels for item in interiors for name in item.consumers}
-    shapes = []
+    shapes: dict[LayerShape, None] = {}
     for layer in layers:
-        if not layer.macs:
-            continue
         whole = dense_form(layer)
         inputs = _widths(reads[layer.name], step) if layer.name in reads else [whole.inputs]
         outputs = _widths(writes[layer.name], step) if layer.name in writes else [whole.outputs]
-        shapes += [
-            layer_shape(layer, Form(i, o, QUAD, QUAD), picture)
-            for i, o in itertools.product(inputs, outputs)
-        ]
-    return list(dict.fromkeys(shapes))
+        for i, o in itertools.product(inputs, outputs):
+            shapes |= dict.fromkeys(shapes_of_uses(layer, i, o, picture, sizes or {}))
+    return list(shapes)
 
 
 def _widths(channels: int, step: int) -> list[int]:

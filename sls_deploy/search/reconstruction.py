@@ -146,8 +146,10 @@ class Reconstruction:
         if budget < least[self.cost.name] - ROUNDING:
             others = ", ".join(f"{above(share):g} of {name}" for name, share in least.items())
             fix = "Ask for more, or use a pattern with a larger M."
-            if self.cost.name != "macs" and not self.pattern.binary:
-                fix = "Ask for more, or use pattern 2:4, which narrows blocks too."
+            if self.cost.name != "macs":  # more than half of the weights off gain nothing there
+                fix = f"Ask for {above(least[self.cost.name]):g} or more."
+                if not self.pattern.binary:
+                    fix = "Ask for more, or use pattern 2:4, which narrows blocks too."
             # A measured table lacks the narrower widths.
             narrower = self.config.narrow > _NARROWEST and not self.cost.measured
             if self.interiors and narrower:

@@ -70,7 +70,7 @@ def search_budgets(
     photos, measured = load_photos(config.data, model.description, config.search.patch)
     found = prepare(model, config)
     config, model, layers = found.config, found.model, found.layers
-    prices = cost_model(config.search, config.build.opt_shape[2:])
+    prices = cost_model(config.search, config.build.opt_shape[2:], model)
     for layer in layers:  # so that what was not measured is said before any work
         prices.price(layer, dense_form(layer))
     sampler = CropSampler(photos, config.search.patch, config.search.batch, config.search.seed)

@@ -29,6 +29,8 @@ KINDS: dict[Any, str] = {
 }
 """Operations whose second argument is a layer's weight, with the module that they are of."""
 _PREFIX = "network."
+Size = tuple[int, int]
+"""Rows and columns."""
 
 
 class Trace:
@@ -75,6 +77,24 @@ class Trace:
                 self.uses.setdefault(name.removesuffix(".weight"), []).append(node)
 
     @property
+    def sizes(self) -> dict[str, tuple[Size, ...]]:
+        """Rows and columns of places at which each layer is applied, use by use."""
+        sizes: dict[str, tuple[Size, ...]] = {}
+        for node in self.weighted:
+            name, _ = self.layer_of(node)
+            sizes[name] = (*sizes.get(name, ()), size_of(node))
+        return sizes
+
+    def layer_of(self, node: fx.Node) -> tuple[str, str]:
+        """Names of the layer of a convolution or linear operation, and of its weight.
+
+        The second is empty if the weight is computed, or is no parameter called weight.
+        """
+        key = self.parameter(node.args[1]) or ""
+        parameter = key if key.endswith(".weight") else ""
+        return parameter.removesuffix(".weight") or key or node.name, parameter
+
+    @property
     def shape(self) -> torch.Size:
         """Shape of the pictures, NCHW."""
         shape: torch.Size = self.input.meta["val"].shape
@@ -111,22 +131,35 @@ def layout_of(node: fx.Node) -> Layout:
     return Layout(groups, kind.startswith("ConvTranspose"))
 
 
-def positions_of(node: fx.Node) -> int:
-    """Places at which a layer's weights are used, in all pictures."""
+def size_of(node: fx.Node) -> Size:
+    """Rows and columns of places at which a layer's weights are used.
+
+    What else a value has, such as more pictures or windows, counts as further rows.
+    """
     kind = KINDS[node.target]
     of = node.args[0] if kind.startswith("ConvTranspose") else node
     assert isinstance(of, fx.Node)  # noqa: S101 - what a layer works on is a value of the graph
     sizes = list(of.meta["val"].shape)
     del sizes[-1 if kind == "Linear" else -len(_kernel(node)) - 1]
-    return math.prod(sizes)
+    return math.prod(sizes[:-1]), sizes[-1]
 
 
 def stride_of(node: fx.Node) -> tuple[int, ...]:
     """Steps of a convolution's kernel, one for each of its sizes; none for a linear layer."""
-    sizes = len(_kernel(node))
-    given: Any = node.args[3] if sizes and len(node.args) > 3 else [1]
-    steps = tuple(given)
-    return steps * sizes if len(steps) == 1 else steps
+    return _for_each_side(node, 3)
+
+
+def dilation_of(node: fx.Node) -> tuple[int, ...]:
+    """Distances of the taps of a convolution's kernel, one for each of its sizes."""
+    return _for_each_side(node, 7 if KINDS[node.target].startswith("ConvTranspose") else 5)
+
+
+def _for_each_side(node: fx.Node, place: int) -> tuple[int, ...]:
+    """A convolution's argument at some place, ones if it was left out."""
+    sides = len(_kernel(node))
+    given: Any = node.args[place] if sides and len(node.args) > place else [1]
+    values = tuple(given)
+    return values * sides if len(values) == 1 else values
 
 
 def trace(
@@ -146,11 +179,11 @@ def trace(
             before, so that what it keeps for a size is real, which takes its time for large ones.
 
     Raises:
-        SlsError: its operations depend on the values in the pictures.
+        SlsError: its operations depend on the values in the pictures, or memory does not hold them.
     """
     sides = (size, size) if isinstance(size, int) else size
-    example = torch.zeros(pictures, COLOURS * model.description.frames, *sides)
     try:
+        example = torch.zeros(pictures, COLOURS * model.description.frames, *sides)
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they are of the network, which runs as it did
             if not only_looked_at:

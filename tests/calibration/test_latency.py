@@ -22,7 +22,7 @@ from sls_deploy.errors import SlsError
 
 
 def shape(inputs: int, outputs: int, height: int = 180, width: int = 320) -> LayerShape:
-    return LayerShape("Conv2d", (3, 3), (1, 1), inputs, outputs, 1, height, width)
+    return LayerShape("Conv2d", (3, 3), (1, 1), (1, 1), inputs, outputs, 1, height, width)
 
 
 def row(layer: LayerShape, dense_us: float, sparse_us: float, spread: float = 0.01) -> LatencyRow:
@@ -39,7 +39,7 @@ def plane(inputs: int, outputs: int) -> LatencyRow:
 
 A10 = Machine("NVIDIA A10", "8.6", "tensorrt", "10.13", 0, "fp16")
 TABLE = LatencyTable(
-    version=2,
+    version=3,
     machine=A10,
     height=180,
     width=320,
@@ -95,6 +95,7 @@ def test_the_nearest_size_is_taken() -> None:
         shape(32, 64, 89, 320),
         replace(shape(32, 64), kernel=(1, 1)),
         replace(shape(32, 64), stride=(2, 2)),
+        replace(shape(32, 64), dilation=(4, 4)),
         replace(shape(32, 64), groups=2),
         replace(shape(32, 64), kind="ConvTranspose2d"),
     ],
@@ -104,6 +105,7 @@ def test_nothing_near_is_refused_by_name(layer: LayerShape) -> None:
     with pytest.raises(SlsError, match="was not measured on NVIDIA A10") as caught:
         TABLE.look_up(layer)
     assert str(layer) in caught.value.what
+    assert "with the same --align, --narrow and --pattern" in caught.value.fix
 
 
 def test_sizes_of_equal_area_are_two_layers(tmp_path: Path) -> None:
@@ -118,8 +120,9 @@ def test_sizes_of_equal_area_are_two_layers(tmp_path: Path) -> None:
         (replace(shape(16, 8), groups=4), "Conv2d 3x3 16->8 x4 at 180x320"),
         (replace(shape(16, 8), stride=(2, 2)), "Conv2d 3x3 /2 16->8 at 180x320"),
         (replace(shape(16, 8), kernel=(1, 3), stride=(1, 2)), "Conv2d 1x3 /1x2 16->8 at 180x320"),
-        (LayerShape("Linear", (), (), 16, 8, 1, 3, 4), "Linear 16->8 at 3x4"),
-        (LayerShape("Conv1d", (5,), (1,), 16, 8, 1, 3, 4), "Conv1d 5 16->8 at 3x4"),
+        (replace(shape(16, 8), dilation=(4, 4)), "Conv2d 3x3 dilated 4 16->8 at 180x320"),
+        (LayerShape("Linear", (), (), (), 16, 8, 1, 3, 4), "Linear 16->8 at 3x4"),
+        (LayerShape("Conv1d", (5,), (1,), (1,), 16, 8, 1, 3, 4), "Conv1d 5 16->8 at 3x4"),
     ],
 )
 def test_a_layer_reads_as_one_would_say_it(layer: LayerShape, said: str) -> None:
@@ -132,7 +135,7 @@ def test_a_layer_reads_as_one_would_say_it(layer: LayerShape, said: str) -> None
         (shape(16, 8, 10, 20), 200, 200),
         (replace(shape(16, 8, 10, 20), stride=(2, 2)), 800, 200),
         (replace(shape(16, 8, 10, 20), kind="ConvTranspose2d", stride=(2, 2)), 200, 800),
-        (LayerShape("Linear", (), (), 16, 8, 1, 10, 20), 200, 200),
+        (LayerShape("Linear", (), (), (), 16, 8, 1, 10, 20), 200, 200),
     ],
 )
 def test_positions_that_are_read_and_written(layer: LayerShape, read: int, written: int) -> None:
@@ -158,7 +161,7 @@ def test_a_written_table_reads_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"version": "two"}, "version: .*2"),
+        ({"version": "two"}, "version: .*3"),
         ({"rows": []}, "rows: .*at least 1"),
         ({"machine": {**asdict(A10), "precision": "int4"}}, r"machine\.precision"),
         ({"machine": {**asdict(A10), "device": None}}, r"machine\.device: .*string"),
@@ -176,12 +179,12 @@ def test_a_table_of_another_form_is_refused(
         read_table(path)
 
 
-@pytest.mark.parametrize("version", [1, 3])
+@pytest.mark.parametrize("version", [1, 2, 4])
 def test_a_table_of_another_version_is_refused_in_a_line(tmp_path: Path, version: int) -> None:
     old = {"version": version, "gpu": "NVIDIA A10", "compute_capability": "8.6", "rows": []}
     path = tmp_path / "old.json"
     path.write_text(json.dumps(old))
-    line = rf"is a latency table of version {version}, not 2\. .*bench --layers"
+    line = rf"is a latency table of version {version}, not 3\. .*bench --layers"
     with pytest.raises(SlsError, match=line) as caught:
         read_table(path)
     assert "\n" not in str(caught.value)

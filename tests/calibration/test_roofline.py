@@ -17,7 +17,9 @@ ROUND = Gpu("round", 100, 200, 1000, "a made-up one")
 def shape(
     inputs: int, outputs: int, kernel: int, height: int = 1000, groups: int = 1
 ) -> LayerShape:
-    return LayerShape("Conv2d", (kernel, kernel), (1, 1), inputs, outputs, groups, height, 1000)
+    return LayerShape(
+        "Conv2d", (kernel, kernel), (1, 1), (1, 1), inputs, outputs, groups, height, 1000
+    )
 
 
 def test_a_wide_convolution_takes_as_long_as_it_computes() -> None:
@@ -42,7 +44,7 @@ def test_a_stride_reads_more_than_it_writes_and_a_transposed_one_less() -> None:
 
 
 def test_2_4_weights_take_half_of_the_values_and_two_bits_for_each() -> None:
-    tiny = LayerShape("Conv2d", (1, 1), (1, 1), 64, 64, 1, 1, 1)
+    tiny = LayerShape("Conv2d", (1, 1), (1, 1), (1, 1), 64, 64, 1, 1, 1)
     weights = 64 * 64 // 2
     assert estimate_us(ROUND, tiny, sparse=True) == (weights * 2 + weights / 4 + 256) / 1e6
 

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,13 +13,13 @@ import torch
 from sls_deploy.calibration import cpu_layers
 from sls_deploy.calibration.latency import read_table, write_table
 from sls_deploy.cli.bench_layers import bench_layers
-from sls_deploy.config import BuildConfig, Config, DataConfig, ModelConfig
+from sls_deploy.config import BuildConfig, Config, DataConfig, ModelConfig, SearchConfig
 from sls_deploy.config_file import to_toml
 from sls_deploy.engine.device import present_device
 from sls_deploy.errors import SlsError
 from sls_deploy.models.architecture import Description
 from sls_deploy.models.model import build_model, save_weights
-from sls_deploy.run import CONFIG
+from sls_deploy.run import CONFIG, Run
 
 OPTIONS = {"features": 24, "blocks": 1, "scale": 2, "input_range": 1.0}
 
@@ -55,7 +58,8 @@ def test_every_layer_stands_in_the_table_and_on_the_screen(
     for row in table.rows:
         assert re.search(rf"->{row.outputs} .*{row.dense_us:.1f} ", printed.out)
     assert "1 thread, pictures of 16x24" in printed.out
-    assert f"--cost latency --table {path}" in printed.out
+    command = f"--config {run / CONFIG} --cost latency --table {path} --out runs/NEW"
+    assert command in printed.out
     assert "layer times" in printed.err
 
 
@@ -89,7 +93,7 @@ def test_json_holds_the_table_alone(run: Path, capsys: pytest.CaptureFixture[str
     told = json.loads(printed.out)
     assert told["path"] == str(table_of(run))
     assert len(told["table"]["rows"]) == 8
-    assert told["table"]["version"] == 2
+    assert told["table"]["version"] == 3
     assert not printed.err
 
 
@@ -116,6 +120,7 @@ def test_without_a_gpu_auto_is_the_processor_and_tensorrt_is_refused(run: Path) 
     [
         ("torch", None, None, "--backend: 'torch' times no layers alone. Choose onnxruntime"),
         ("onnxruntime", "2x3x12x12", None, "--shape: layers are timed for one picture"),
+        ("onnxruntime", "1x5x12x12", None, "--shape: .*takes 3 channels, not 5. Give 1x3x12x12"),
         ("onnxruntime", "12x12", None, "--shape: .*is not a shape"),
         ("onnxruntime", None, "fp16", "--precision: .*compute in fp32"),
         ("onnxruntime", None, "int8", "--precision: .*not timed alone in int8"),
@@ -145,3 +150,97 @@ def test_a_table_of_another_machine_is_left_alone(run: Path, tmp_path: Path) -> 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SlsError, match="no run there"):
         bench_layers(tmp_path, "onnxruntime", None, None, None, json=True)
+
+
+def test_a_run_that_another_process_works_in_is_left_alone(run: Path) -> None:
+    with (
+        Run.open(run).locked(),
+        pytest.raises(SlsError, match="another process works in this run"),
+    ):
+        bench_layers(run, "onnxruntime", None, None, None, json=True)
+    assert not (run / "latency").exists()
+
+
+@pytest.mark.parametrize("content", ["{broken", '{"version": 1}', '{"version": 2}'])
+def test_a_file_that_is_no_table_is_named_with_a_flag_that_there_is(
+    run: Path, tmp_path: Path, content: str
+) -> None:
+    out = tmp_path / "broken.json"
+    out.write_text(content)
+    with pytest.raises(SlsError, match=r"broken\.json: is .*table.* Name another file \(--out\)"):
+        bench_layers(run, "onnxruntime", None, None, out, json=True)
+    assert out.read_text() == content
+
+
+def test_a_picture_that_memory_does_not_hold_is_refused(run: Path) -> None:
+    with pytest.raises(SlsError, match=r"--shape: .*needs .* GiB.*Give a smaller one"):
+        bench_layers(run, "onnxruntime", "1x3x4000000x4000000", None, None, json=True)
+
+
+NETWORK = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.entry = nn.Conv2d(3, 32, 3, padding=1)
+        self.block = nn.Sequential(
+            nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1)
+        )
+        self.attention = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(32, 32, 1), nn.Sigmoid()
+        )
+        self.exit = nn.Conv2d(32, 3, 3, padding=1)
+
+    def forward(self, x):
+        shape = x.shape[2] % 8, x.shape[3] % 8
+        if any(shape):
+            raise ValueError(f"{shape} are left")
+        x = self.entry(x)
+        return self.exit(x + self.block(x) * self.attention(x))
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of a network of the user's own, in a folder whose name the shell would split."""
+    monkeypatch.setattr(cpu_layers, "_SECONDS", 0.02)
+    folder = tmp_path / "my own"
+    folder.mkdir()
+    (folder / "net.py").write_text(NETWORK)
+    space: dict[str, Any] = {"__name__": "net"}
+    exec(compile(NETWORK, "net.py", "exec"), space)  # noqa: S102 - the test's own text
+    torch.manual_seed(0)
+    torch.save(space["Net"]().state_dict(), folder / "net.pth")
+    search = {"method": "reconstruct", "budgets": (0.9,), "crops": 4, "patch": 16}
+    estimate = {"cost": "latency", "gpu": "l4", "permute": False}
+    config = Config(
+        model=ModelConfig(name=f"{folder / 'net.py'}:Net", weights=folder / "net.pth"),
+        data=DataConfig(photos=photos, held_out=2, blur_length=6.0),
+        search=SearchConfig.model_validate(search | estimate),
+        build=BuildConfig(opt_shape=(1, 3, 61, 64)),
+    )
+    run = folder / "runs" / "old"
+    run.mkdir(parents=True)
+    (run / CONFIG).write_text(to_toml(config))
+    return run
+
+
+def test_the_command_that_is_printed_works(own: Path, program: Callable[..., Any]) -> None:
+    folder = own.parent.parent
+    told = program("bench", "runs/old", "--layers", "--backend", "onnxruntime", cwd=folder)
+    assert told.code == 0, told.err
+    assert "takes no pictures of 61x64: they are padded to 64x64" in told.out
+    (printed,) = re.findall(r"^search with it: sls-deploy (.*)$", told.out, re.MULTILINE)
+    searched = program(*shlex.split(printed), cwd=folder)
+    assert searched.code == 0, searched.err
+    assert re.search(r"cost: measured on .* pictures of 64x64", searched.out)
+    assert (folder / "runs" / "NEW" / "search" / "b0.90" / "ratios.json").is_file()
+
+
+def test_a_command_line_of_paths_with_spaces_is_quoted(
+    own: Path, program: Callable[..., Any]
+) -> None:
+    told = program("bench", own, "--layers", "--backend", "onnxruntime", cwd=own.parent)
+    assert f"--config '{own / CONFIG}' --cost latency" in told.out

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import math
-import re
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,22 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sls_deploy.calibration.latency import LatencyRow, LatencyTable, Machine, write_table
 from sls_deploy.calibration.roofline import GPUS
-from sls_deploy.config import SearchConfig
-from sls_deploy.errors import SlsError
 from sls_deploy.search import cost
-from sls_deploy.search.budget import land
 from sls_deploy.search.cost import (
     CostModel,
     ExecutableCost,
     Form,
     MacsCost,
     RooflineCost,
-    TableCost,
-    cost_model,
     dense_form,
-    layer_shape,
     runs_sparse,
 )
 from sls_deploy.search.layers import Layer
@@ -56,21 +46,6 @@ def convolutions(draw: st.DrawFn) -> Layer:
     inputs, outputs = draw(st.integers(2, 150)) * groups, draw(st.integers(1, 150)) * groups
     kernel, uses = draw(st.sampled_from([1, 3, 5])), draw(st.sampled_from([0.25, 1, 3, 16]))
     return convolution(inputs, outputs, kernel, groups, uses)
-
-
-def table(*rows: LatencyRow) -> LatencyTable:
-    a10 = Machine("NVIDIA A10", "8.6", "tensorrt", "10.13", 0, "fp16")
-    return LatencyTable(2, a10, 180, 320, 0.0, (), rows)
-
-
-def row(layer: Layer, dense_us: float, sparse_us: float, spread: float = 0.0) -> LatencyRow:
-    shape = layer_shape(layer, dense_form(layer), (180, 320))
-    times = {"dense_us": dense_us, "sparse_us": sparse_us, "spread": spread, "runs": 9}
-    return LatencyRow(**vars(shape), **times)
-
-
-def timed(layer: Layer, dense_us: float, sparse_us: float, spread: float = 0.0) -> LatencyTable:
-    return table(row(layer, dense_us, sparse_us, spread))
 
 
 @settings(max_examples=30)
@@ -186,118 +161,3 @@ def test_weights_count_less_the_larger_the_picture() -> None:
     layer, form = convolution(64, 64, kernel=1), Form(64, 64, 4, 4)
     small = RooflineCost(GPUS["a100"], (16, 16)).price(layer, form)
     assert small > A100.price(layer, form)
-
-
-def test_a_measured_layer_costs_its_time_for_a_pixel() -> None:
-    layer = convolution(64, 64)
-    model = TableCost(timed(layer, 100, 60))
-    assert model.price(layer, Form(64, 64, 4, 4)) == pytest.approx(100 / (180 * 320))
-    assert model.price(layer, Form(64, 64, 2, 4)) == pytest.approx(60 / (180 * 320))
-
-
-@pytest.mark.parametrize("sparse", [103, 99.5])
-def test_a_sparse_kernel_that_was_slower_or_hardly_faster_gains_nothing(sparse: float) -> None:
-    layer = convolution(64, 64)
-    model = TableCost(timed(layer, 100, sparse))
-    assert cost.unit_costs(model, [layer], Pattern.parse("n:4")).tolist() == [[1, 0, 0, 0]]
-
-
-@pytest.mark.parametrize(("spread", "counts"), [(0.02, True), (0.15, False)])
-def test_what_2_4_saves_must_be_more_than_the_noise(spread: float, counts: bool) -> None:
-    layer = convolution(64, 64)
-    model = TableCost(timed(layer, 100, 90, spread))
-    assert model.price(layer, Form(64, 64, 2, 4)) * 180 * 320 == pytest.approx(
-        90 if counts else 100
-    )
-
-
-@given(
-    st.lists(st.booleans(), min_size=2, max_size=6).filter(any),
-    st.floats(0.5, 1.0),
-    st.data(),
-)
-@settings(max_examples=50)
-def test_a_learnt_search_leaves_layers_whole_that_gain_nothing(
-    gains: list[bool], budget: float, data: st.DataObject
-) -> None:
-    """Wherever its scores ended: their units cost nothing, so all of them come back."""
-    layers = [convolution(16 * n, 64) for n in range(1, len(gains) + 1)]
-    times = [
-        row(layer, 100, 40 if gain else 100) for layer, gain in zip(layers, gains, strict=True)
-    ]
-    pattern = Pattern.parse("2:4")
-    costs = cost.unit_costs(TableCost(table(*times)), layers, pattern)
-    numbers = st.lists(st.floats(0, 1), min_size=pattern.units - 1, max_size=pattern.units - 1)
-    products = torch.tensor([data.draw(numbers) for _ in layers]).cumprod(1)
-    least = float(costs[:, 0].sum())
-    kept = land(products, costs, max(budget, least), pattern.stride).tolist()
-    for count, gain in zip(kept, gains, strict=True):
-        assert gain or count == pattern.units
-
-
-def test_a_layer_that_gains_nothing_says_why() -> None:
-    assert TableCost(timed(convolution(8, 8), 1, 1)).no_gain == "2:4 saves no time on NVIDIA A10"
-    assert A100.no_gain == "2:4 saves no time on a100, by the estimate"
-    assert MacsCost().no_gain == "2:4 saves nothing by the cost model macs"
-
-
-def test_a_layer_that_was_not_measured_is_named() -> None:
-    model = TableCost(timed(convolution(64, 64), 100, 60))
-    with pytest.raises(SlsError, match="Conv2d 3x3 32->32 at 180x320 was not measured"):
-        model.price(convolution(32, 32), Form(32, 32, 4, 4))
-
-
-@pytest.mark.parametrize(
-    ("chosen", "kind", "note"),
-    [
-        ({"cost": "macs"}, MacsCost, "multiply-accumulates"),
-        ({"cost": "executable"}, ExecutableCost, "2:4 one 1/2"),
-        ({"cost": "latency"}, RooflineCost, "estimate, not measured: roofline of a10 .* 720x1280"),
-        ({"cost": "latency", "gpu": "RTX 3090"}, RooflineCost, "estimate, .* rtx3090"),
-    ],
-)
-def test_settings_choose_the_model(chosen: dict[str, str], kind: type, note: str) -> None:
-    model = cost_model(SearchConfig.model_validate(chosen), HD)
-    assert isinstance(model, kind)
-    assert model.name == chosen["cost"]
-    assert not model.measured
-    assert re.search(note, model.note)
-
-
-def test_a_measured_table_stands_over_the_estimate(tmp_path: Path) -> None:
-    path = write_table(tmp_path / "a10.json", timed(convolution(64, 64), 100, 60))
-    model = cost_model(SearchConfig(cost="latency", latency_table=path), HD)
-    assert (model.name, model.measured) == ("latency", True)
-    assert model.note.startswith("measured on NVIDIA A10 with tensorrt 10.13 in fp16")
-
-
-def test_an_unknown_gpu_is_refused_only_where_it_is_asked_for() -> None:
-    cost_model(SearchConfig(cost="macs", gpu="voodoo2"), HD)
-    with pytest.raises(SlsError, match="no latency estimate for 'voodoo2'"):
-        cost_model(SearchConfig(cost="latency", gpu="voodoo2"), HD)
-
-
-@pytest.mark.parametrize(
-    ("share", "uses", "size"),
-    [(1, 1, (180, 320)), (0.25, 1, (90, 160)), (16, 1, (720, 1280)), (4, 4, (180, 320))],
-)
-def test_a_use_of_a_layer_has_the_size_of_its_share_of_the_picture(
-    share: float, uses: int, size: tuple[int, int]
-) -> None:
-    layer = replace(convolution(64, 256, uses=share), uses=uses)
-    shape = layer_shape(layer, dense_form(layer), (180, 320))
-    assert (shape.height, shape.width) == size
-
-
-def test_a_layer_that_runs_several_times_costs_as_many() -> None:
-    once, often = convolution(64, 64), replace(convolution(64, 64, uses=3), uses=3)
-    for model in (TableCost(timed(once, 100, 60)), A100):
-        for kept in (2, 4):
-            form = Form(64, 64, kept, 4)
-            assert model.price(often, form) == pytest.approx(3 * model.price(once, form))
-
-
-def test_steps_that_are_not_said_are_1() -> None:
-    assert layer_shape(convolution(8, 8), Form(8, 8, 4, 4), HD).stride == (1, 1)
-    strided = replace(convolution(8, 8), stride=(2, 2))
-    assert layer_shape(strided, Form(8, 8, 4, 4), HD).stride == (2, 2)

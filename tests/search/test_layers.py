@@ -64,6 +64,19 @@ def test_group_convolutions_are_pruned_by_n_m_but_not_by_2_4() -> None:
     assert all("group convolutions" in layer.reason for layer in refused)
 
 
+def test_steps_and_distances_of_kernels_are_seen() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=4, dilation=4),
+        nn.Conv2d(8, 8, 3, padding="same", dilation=(1, 2)),
+        nn.Conv2d(8, 8, 2, stride=2),
+        nn.ConvTranspose2d(8, 8, 3, stride=2, padding=2, output_padding=1, dilation=2),
+        nn.Conv2d(8, 3, 1),
+    )
+    layers = listed(network, N16, 16)
+    assert [layer.dilation for layer in layers] == [(4, 4), (1, 2), (1, 1), (2, 2), (1, 1)]
+    assert [layer.stride for layer in layers] == [(1, 1), (1, 1), (2, 2), (2, 2), (1, 1)]
+
+
 def test_network_without_anything_to_prune_is_refused_with_reasons() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 3, 3))
     with pytest.raises(SlsError, match="last convolution stays dense"):

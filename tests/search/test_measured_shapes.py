@@ -20,6 +20,7 @@ from sls_deploy.models.model import build_model, save_weights
 from sls_deploy.search.candidates import least_cost
 from sls_deploy.search.cost import CostModel, Form, TableCost, cost_model, dense_form
 from sls_deploy.search.interiors import Interior, narrowed_interiors
+from sls_deploy.search.layer_shapes import Sizes, padded_picture, sizes_of_uses
 from sls_deploy.search.measured_shapes import (
     shapes_of_network,
     shapes_to_measure,
@@ -97,12 +98,23 @@ def interiors_of(name: str, step: int = 16) -> list[Interior]:
     return narrowed_interiors(graph, names, Pattern.parse("2:4"), step)
 
 
+def picture_of(name: str) -> tuple[int, int]:
+    """What the network really gets."""
+    return padded_picture(start(name).model, PICTURE)
+
+
+def sizes_of(name: str) -> Sizes:
+    return sizes_of_uses(start(name).model, picture_of(name))
+
+
 def priced(name: str, folder: Path, step: int = 16) -> CostModel:
     """A table of made-up times of all that is to be measured, as the search reads it."""
-    shapes = shapes_to_measure(start(name).layers, PICTURE, interiors_of(name, step), step)
+    layers, interiors, picture = start(name).layers, interiors_of(name, step), picture_of(name)
+    shapes = shapes_to_measure(layers, picture, interiors, step, sizes_of(name))
     path = folder / "table.json"
-    measure_table(shapes, PICTURE, Timer(), path)
-    return cost_model(SearchConfig(cost="latency", latency_table=path), (1, 1))
+    measure_table(shapes, picture, Timer(), path)
+    settings = SearchConfig(cost="latency", latency_table=path)
+    return cost_model(settings, picture, start(name).model)
 
 
 @pytest.mark.parametrize("step", [8, 16])
@@ -111,6 +123,7 @@ def test_a_table_of_a_network_prices_all_that_a_search_may_choose(
     name: str, step: int, tmp_path: Path
 ) -> None:
     model, interiors = priced(name, tmp_path, step), interiors_of(name, step)
+    sizes, pixels = sizes_of(name), math.prod(picture_of(name))
     for layer in start(name).layers:
         whole = dense_form(layer)
         inputs, outputs = [whole.inputs], [whole.outputs]
@@ -119,7 +132,9 @@ def test_a_table_of_a_network_prices_all_that_a_search_may_choose(
             inputs = widths if layer.name in interior.consumers else inputs
             outputs = widths if layer.name in interior.producers else outputs
         for i, o, kept in itertools.product(inputs, outputs, (2, 4)):
-            assert model.price(layer, Form(i, o, kept, 4)) > 0
+            weights = i * o * layer.groups * math.prod(layer.shape[2:])
+            wanted = sum(1 + weights * h * w / 1e3 for h, w in sizes.get(layer.name, ()))
+            assert model.price(layer, Form(i, o, kept, 4)) * pixels == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +159,8 @@ def test_channels_are_filled_up_and_sides_rounded_up_as_for_a_search(tmp_path: P
     found = shapes_of_network(settings_of("rfdn", tmp_path), (10, 84))
     assert found.picture == (15, 84)
     assert found.layers == len(start("rfdn").layers)
-    expected = shapes_to_measure(start("rfdn").layers, (15, 84), interiors_of("rfdn"), 16)
+    sizes = sizes_of_uses(start("rfdn").model, (15, 84))
+    expected = shapes_to_measure(start("rfdn").layers, (15, 84), interiors_of("rfdn"), 16, sizes)
     assert list(found.shapes) == expected
     assert {shape.inputs % 4 for shape in found.shapes if shape.inputs > 4} == {0}
 

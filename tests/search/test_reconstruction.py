@@ -18,7 +18,7 @@ from sls_deploy.models.bundled import DEMO_WEIGHTS
 from sls_deploy.models.model import load_model
 from sls_deploy.progress import Progress, silent
 from sls_deploy.search import reconstruction as room
-from sls_deploy.search.cost import MacsCost
+from sls_deploy.search.cost import CostModel, ExecutableCost, MacsCost
 from sls_deploy.search.layers import find_layers
 from sls_deploy.search.outcome import Outcome
 from sls_deploy.search.reconstruct import Choice
@@ -30,7 +30,7 @@ from sls_deploy.sparsity.pattern import Pattern
 MACS = MacsCost()
 
 
-def work_on(photos: Path, **search: Any) -> Reconstruction:
+def work_on(photos: Path, cost: CostModel = MACS, **search: Any) -> Reconstruction:
     """The bundled network and 12 crops of 16 pixels."""
     settings = {"pattern": "2:4", "patch": 16, "batch": 2, "crops": 12, "narrow": 8}
     config = SearchConfig(**{**settings, **search})
@@ -41,7 +41,7 @@ def work_on(photos: Path, **search: Any) -> Reconstruction:
         model,
         [layer for layer in layers if layer.prunable],
         pattern,
-        MACS,
+        cost,
         CropSampler(pictures, config.patch, config.batch, 0),
         held_out(pictures, 4, config.patch),
         config,
@@ -156,6 +156,18 @@ def test_without_narrowing_a_half_is_the_least_and_is_met(photos: Path) -> None:
     assert not found.model.description.widths
     with pytest.raises(SlsError, match=r"--budget: 0\.49 .* larger M"):
         work.check_reachable(0.49)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fix"),
+    [("2:4", r"Ask for 0\.5 or more\.$"), ("n:16", "or use pattern 2:4, which narrows blocks")],
+)
+def test_a_larger_group_is_not_advised_where_it_gains_nothing(
+    photos: Path, pattern: str, fix: str
+) -> None:
+    work = work_on(photos, ExecutableCost(), pattern=pattern, narrow=0)
+    with pytest.raises(SlsError, match=fix):
+        work.check_reachable(0.3)
 
 
 def test_learnt_ratios_are_reconstructed_under_the_budget(photos: Path) -> None:
