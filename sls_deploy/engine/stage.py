@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sls_deploy.config import BuildConfig, Precision, Target
-from sls_deploy.engine.backend import Backend
+from sls_deploy.config import BuildConfig, Precision
 from sls_deploy.engine.backends import check_options, choose_backend
 from sls_deploy.engine.build import Build, make
-from sls_deploy.engine.device import Device, present_device
+from sls_deploy.engine.device import present_device
 from sls_deploy.engine.manifest import EngineManifest, read_manifest, write_manifest
 from sls_deploy.engine.pool import work_through
 from sls_deploy.errors import SlsError
@@ -109,39 +108,38 @@ def _builds(run: Run, budgets: Sequence[float], options: BuildConfig) -> list[Bu
     backends = {target: choose_backend(options.backend, target) for target in options.architectures}
     for backend in backends.values():
         check_options(backend, options)
+    exports = {budget: run.require("export", budget) for budget in budgets}
+    graphs = {
+        (budget, precision): _graph(run, exported, budget, precision, options.io)
+        for budget, exported in exports.items()
+        for precision in options.precisions
+    }
+    suffix = "-uint8" if options.io == "uint8" else ""
     wanted = itertools.product(budgets, options.architectures, options.precisions)
     return [
-        _one(run, budget, options, target, precision, backends[target], device)
+        Build(
+            onnx=graphs[budget, precision],
+            plan=run.folder("engines", budget) / f"{target}-{precision}{suffix}.plan",
+            backend=backends[target],
+            target=target,
+            precision=precision,
+            budget=budget,
+            device=device if backends[target].times_kernels else None,
+            options=options,
+        )
         for budget, target, precision in dict.fromkeys(wanted)
     ]
 
 
-def _one(
-    run: Run,
-    budget: float,
-    options: BuildConfig,
-    target: Target,
-    precision: Precision,
-    backend: Backend,
-    device: Device | None,
-) -> Build:
-    form, suffix = (".uint8", "-uint8") if options.io == "uint8" else ("", "")
-    onnx = run.require("export", budget) / f"model.{precision}{form}.onnx"
+def _graph(run: Run, exported: Path, budget: float, precision: Precision, io: str) -> Path:
+    form = ".uint8" if io == "uint8" else ""
+    onnx = exported / f"model.{precision}{form}.onnx"
     if not onnx.is_file():
         asked = f"--precision {precision}" + (" --io uint8" if form else "")
         fix = f"`sls-deploy export --budget {budget:g} {asked}` does it."
         told = f"{precision} for bytes" if form else precision
         raise SlsError(f"budget {budget:g} was not exported in {told}", str(run.path), fix)
-    return Build(
-        onnx=onnx,
-        plan=run.folder("engines", budget) / f"{target}-{precision}{suffix}.plan",
-        backend=backend,
-        target=target,
-        precision=precision,
-        budget=budget,
-        device=device if backend.times_kernels else None,
-        options=options,
-    )
+    return onnx
 
 
 def _sweep(run: Run) -> None:
