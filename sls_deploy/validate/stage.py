@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
@@ -14,7 +15,10 @@ from pydantic import TypeAdapter, ValidationError
 from sls_deploy.config import Precision, ValidateConfig
 from sls_deploy.data.degradation import Degradation, choose_degradation
 from sls_deploy.data.truth import TruthFolder
+from sls_deploy.engine.device import present_device
+from sls_deploy.engine.evidence import Evidence
 from sls_deploy.engine.gpu import gpu_architecture
+from sls_deploy.engine.manifest import verified_manifest
 from sls_deploy.engine.stage import engine_key
 from sls_deploy.errors import SlsError
 from sls_deploy.export.passes.rounding import runnable
@@ -28,6 +32,7 @@ from sls_deploy.runtime.onnxruntime import OnnxRunner
 from sls_deploy.runtime.padding import Padded
 from sls_deploy.runtime.pytorch import TorchRunner
 from sls_deploy.runtime.runner import Runner
+from sls_deploy.runtime.sparsity_gain import gain_file, read_gain, with_gain
 from sls_deploy.runtime.tensorrt import EngineRunner
 from sls_deploy.sparsity.ratios import read_ratios
 from sls_deploy.validate.gate import DENSE, SPARSE, Gate, Metric, headline, judge
@@ -41,6 +46,10 @@ PROTOCOL = (
     "provider computes fp16 graphs in fp32 inside; proof.json has their parity with every "
     "activation rounded. It has no bf16: such graphs run in fp32 with every value rounded to bf16."
 )
+
+
+_FORM = 2
+"""Version of `Validation`; figures of another are measured anew."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,8 @@ class Validation:
     """Dense PyTorch first, then each form in the order of the flow."""
     not_run: dict[str, str]
     """Engines that could not run here, each with its reason."""
+    evidence: dict[str, Evidence]
+    """How far the sparsity of each engine is proven, by its name."""
     gates: tuple[Gate, ...]
     """Limits and what was measured against them."""
     passed: bool
@@ -134,6 +145,10 @@ def validate_budget(
         "code": code,
         "dense": dense_hash,
         "gpu": gpu_architecture(),
+        "form": _FORM,
+        "gains": {
+            file.name: hash_file(file) for plan in plans if (file := gain_file(plan)).is_file()
+        },
         "engines": {plan.stem: run.is_current(engine_key(budget, plan)) for plan in plans},
     }
     digest = hashlib.sha256(str(options.pictures.resolve()).encode()).hexdigest()[:8]
@@ -169,6 +184,7 @@ def validate_budget(
             protocol=_protocol(degradation),
             stages=stages,
             not_run=not_run,
+            evidence=_evidence(run, budget, plans),
             gates=gates,
             passed=all(gate.passed for gate in gates),
         )
@@ -205,7 +221,7 @@ def _engines(run: Run, budget: float, plans: list[Path]) -> tuple[list[Runner], 
     runners: list[Runner] = []
     not_run = {}
     for plan in plans:
-        name = f"TensorRT {plan.stem}"
+        name = _engine_name(plan)
         if not run.is_current(engine_key(budget, plan)):
             not_run[name] = "it, or what it was built from, has changed: build it again"
             continue
@@ -214,6 +230,25 @@ def _engines(run: Run, budget: float, plans: list[Path]) -> tuple[list[Runner], 
         except SlsError as error:
             not_run[name] = error.what
     return runners, not_run
+
+
+def _evidence(run: Run, budget: float, plans: list[Path]) -> dict[str, Evidence]:
+    """What is known of engines that are what the run built; of others it says nothing."""
+    here = present_device()
+    found = {}
+    for plan in plans:
+        if not run.is_current(engine_key(budget, plan)):
+            continue
+        with suppress(SlsError):  # why an engine is of no use stands among those that were not run
+            manifest = verified_manifest(plan)
+            gain = read_gain(plan, manifest.plan_sha256)
+            known = manifest.evidence
+            found[_engine_name(plan)] = known if gain is None else with_gain(known, gain, here)
+    return found
+
+
+def _engine_name(plan: Path) -> str:
+    return f"TensorRT {plan.stem}"
 
 
 def _measure(

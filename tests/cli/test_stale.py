@@ -88,6 +88,12 @@ def test_old_engine_is_not_run_until_it_is_built_from_the_new_export(
     reason = "it, or what it was built from, has changed: build it again"
     assert [json.loads(said.out)[0]["skipped"] for said in (exported, built)] == [False, False]
     assert stale["not_run"][ENGINE] == reason
+    assert [ENGINE in figures["evidence"] for figures in (before, stale, fresh)] == [
+        True,
+        False,
+        True,
+    ]
+    assert fresh["evidence"][ENGINE]["level"] == "L1"
     assert reason not in (before["not_run"].get(ENGINE), fresh["not_run"].get(ENGINE))
 
 
