@@ -144,7 +144,6 @@ def build_layer(
             architectures=(architecture,),
             onnx=str(source),
             plan=str(plan),
-            answer="",
             input_name="input",
             min_shape=size,
             opt_shape=size,

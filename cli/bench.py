@@ -234,13 +234,14 @@ def print_bench(result: Bench) -> None:
 
 def clock_notes(result: Bench) -> list[str]:
     """What the clocks of the GPU say about the figures; nothing for a CPU."""
+    from sls_deploy.engine.device import clock_warning
+
     before, after = result.gpu, result.gpu_after
     if before is None or after is None or after.clocks_locked:
         return []
-    moved = f", {before.sm_clock_mhz} MHz before and {after.sm_clock_mhz} MHz after"
+    moved = f"{before.sm_clock_mhz} MHz before and {after.sm_clock_mhz} MHz after"
     known = before.sm_clock_mhz is not None and after.sm_clock_mhz is not None
-    fix = "`sudo nvidia-smi --lock-gpu-clocks=MHZ` locks them, at what the GPU holds under load"
-    return [f"the clocks of the GPU are not known to be locked{moved if known else ''}: {fix}"]
+    return [clock_warning(moved if known else "")]
 
 
 def _cells(row: BenchRow) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,7 +61,9 @@ def bench_layers(
 
 def table_path(run: Path, machine: Machine, picture: tuple[int, int]) -> Path:
     """Where a run keeps the table of a device, a precision and a size of picture."""
-    device = re.sub(r"[^a-z0-9]+", "-", machine.device.lower()).strip("-") or "device"
+    from sls_deploy.files import slug
+
+    device = slug(machine.device) or "device"
     size = "x".join(map(str, picture))
     return run / "latency" / f"{device}-{machine.precision}-{size}.json"
 

@@ -85,11 +85,12 @@ def print_gain(plan: Path, gain: SparsityGain) -> None:
 
 def _clock_notes(device: Device | None) -> list[str]:
     """What the clocks at the end of a measurement say about it."""
+    from sls_deploy.engine.device import clock_warning
+
     if device is None or device.clocks_locked:
         return []
-    now = "" if device.sm_clock_mhz is None else f", {device.sm_clock_mhz} MHz at the end"
-    fix = "`sudo nvidia-smi --lock-gpu-clocks=MHZ` locks them, at what the GPU holds under load"
-    return [f"the clocks of the GPU are not known to be locked{now}: {fix}"]
+    clock = device.sm_clock_mhz
+    return [clock_warning("" if clock is None else f"{clock} MHz at the end")]
 
 
 def _milliseconds(value: float | None) -> str:
@@ -100,6 +101,7 @@ def _engines(
     target: Path | None, budget: str | None, precision: str | None
 ) -> tuple[Run, list[Path]]:
     """The engines that were asked for, and the run they are of."""
+    from sls_deploy.engine.stage import precision_of
     from sls_deploy.errors import SlsError
     from sls_deploy.run import CONFIG, Run, budget_name
 
@@ -119,7 +121,7 @@ def _engines(
         plan
         for name in folders
         for plan in sorted(run.path.glob(f"engines/{name}/*.plan"))
-        if wanted is None or plan.stem.removesuffix("-uint8").rpartition("-")[2] in wanted
+        if wanted is None or precision_of(plan) in wanted
     ]
     if not plans:
         raise SlsError("has no such engine", str(run.path), "`sls-deploy build` makes one.")

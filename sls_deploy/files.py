@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,11 @@ def cache_folder() -> Path:
     if own := os.environ.get("SLS_DEPLOY_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sls-deploy"
+
+
+def slug(name: str) -> str:
+    """A name as part of a file's name: 'nvidia-a10' for 'NVIDIA A10'."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 @contextmanager

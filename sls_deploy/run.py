@@ -184,26 +184,30 @@ class Run:
         Returns:
             The stage's record, and whether the work was skipped.
         """
-        reads = list(reads)
-        if record := self.finished(key, inputs, reads):
+        sources = self.hashes(reads)
+        if record := self.finished(key, inputs, sources):
             return record, True
         start = time.monotonic()
         outputs = list(work())
         seconds = time.monotonic() - start
-        return self.record(key, inputs, outputs, seconds, reads=reads), False
+        return self.record(key, inputs, sources, outputs, seconds), False
+
+    def hashes(self, files: Iterable[Path]) -> dict[str, str]:
+        """SHA-256 of files of this run, by their paths in the run folder."""
+        return {path.relative_to(self.path).as_posix(): hash_file(path) for path in files}
 
     def finished(
-        self, key: str, inputs: Mapping[str, Any], reads: Iterable[Path] = ()
+        self, key: str, inputs: Mapping[str, Any], sources: Mapping[str, str]
     ) -> StageRecord | None:
         """The record of a stage that stands already; None if there is work to do.
 
         Args:
             key: name of the stage in the manifest.
-            inputs: what the result depends on beside `reads`, as JSON values.
-            reads: files of this run that the result is made from.
+            inputs: what the result depends on beside `sources`, as JSON values.
+            sources: the files that the result is made from, from `hashes`.
         """
         record = self.manifest.get(key)
-        wanted = _inputs_hash(inputs, self._hashes(reads))
+        wanted = _inputs_hash(inputs, sources)
         intact = record and record.inputs == wanted and self._intact(record.outputs)
         return record if intact else None
 
@@ -211,37 +215,33 @@ class Run:
         self,
         key: str,
         inputs: Mapping[str, Any],
+        sources: Mapping[str, str],
         outputs: Iterable[Path],
         seconds: float,
         peak: int | None = None,
-        reads: Iterable[Path] = (),
     ) -> StageRecord:
         """Write into the manifest that a stage was done.
 
         Args:
             key: name of the stage in the manifest.
-            inputs: what the result depends on beside `reads`, as JSON values.
+            inputs: what the result depends on beside `sources`, as JSON values.
+            sources: the files that the result was made from, as they were before the work.
             outputs: files of this run that it wrote.
             seconds: wall time of the work.
             peak: peak resident memory in MiB where another process did the work.
-            reads: files of this run that the result was made from.
         """
-        sources = self._hashes(reads)
         record = StageRecord(
             inputs=_inputs_hash(inputs, sources),
-            outputs=self._hashes(sorted(outputs)),
+            outputs=self.hashes(sorted(outputs)),
             seconds=round(seconds, 2),
             peak_mib=peak_mib() if peak is None else peak,
             versions=versions(),
             machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-            reads=sources,
+            reads=dict(sources),
         )
         stages = {name: asdict(old) for name, old in {**self.manifest, key: record}.items()}
         write_json(self.path / MANIFEST, {"version": 1, "stages": stages})
         return record
-
-    def _hashes(self, files: Iterable[Path]) -> dict[str, str]:
-        return {path.relative_to(self.path).as_posix(): hash_file(path) for path in files}
 
     def _intact(self, files: Mapping[str, str]) -> bool:
         root = self.path.resolve()
@@ -253,8 +253,8 @@ class Run:
         )
 
 
-def _inputs_hash(inputs: Mapping[str, Any], reads: Mapping[str, str]) -> str:
-    return hash_json({"inputs": inputs, "reads": reads})
+def _inputs_hash(inputs: Mapping[str, Any], sources: Mapping[str, str]) -> str:
+    return hash_json({"inputs": inputs, "reads": dict(sources)})
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -287,3 +287,19 @@ def test_run_is_locked_against_other_processes_until_it_is_let_go(run: Run) -> N
 def test_json_file_can_be_read_back(tmp_path: Path) -> None:
     value = {"a": [1, 2.5, None], "b": "ü"}
     assert json.loads(write_json(tmp_path / "a.json", value).read_text("utf-8")) == value
+
+
+def test_a_file_that_changed_while_it_was_read_is_read_again(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run")
+    source, result = run.path / "source", run.path / "result"
+    source.write_text("before")
+
+    def work() -> list[Path]:
+        result.write_text(source.read_text())
+        source.write_text("after")
+        return [result]
+
+    run.stage("a", {}, work, [source])
+    _, skipped = run.stage("a", {}, work, [source])
+    assert not skipped
+    assert result.read_text() == "after"

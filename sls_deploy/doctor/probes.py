@@ -170,7 +170,6 @@ def build(name: str, folder: str) -> facts.Build:
         architectures=targets,
         onnx=str(source),
         plan=str(plan),
-        answer="",
         input_name=INPUT,
         min_shape=SHAPE,
         opt_shape=SHAPE,

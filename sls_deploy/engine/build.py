@@ -156,7 +156,6 @@ def _request(
         architectures=tuple(build.target.split("+")),
         onnx=str(build.onnx),
         plan="",
-        answer="",
         input_name=input_name,
         min_shape=laid_out(model, sizes.min_shape),
         opt_shape=laid_out(model, sizes.opt_shape),

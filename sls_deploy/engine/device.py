@@ -82,6 +82,17 @@ def present_device(index: int = 0) -> Device | None:
     )
 
 
+def clock_warning(clocks: str) -> str:
+    """What to say of times of a GPU whose clocks are not known to be locked.
+
+    Args:
+        clocks: what they were, such as '1350 MHz at the end'; empty if that is unknown.
+    """
+    told = f", {clocks}" if clocks else ""
+    fix = "`sudo nvidia-smi --lock-gpu-clocks=MHZ` locks them, at what the GPU holds under load"
+    return f"the clocks of the GPU are not known to be locked{told}: {fix}"
+
+
 def cuda_version(driver: Any) -> str:
     """Newest CUDA that a driver library serves, such as '12.4'; '' where it does not tell."""
     version = ctypes.c_int()

@@ -43,7 +43,7 @@ def run_worker(
     """Build an engine in a worker process.
 
     Args:
-        request: what to build; `request.plan` is written, `request.answer` is ignored.
+        request: what to build; `request.plan` is written.
         timeout: seconds after which the worker is killed.
         memory_mib: resident memory in MiB above which the worker is killed; None for no limit.
             It is looked at twenty times a second, and on Linux only.

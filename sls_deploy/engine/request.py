@@ -41,8 +41,6 @@ class BuildRequest:
     """Path of the source graph."""
     plan: str
     """Path to write the engine to."""
-    answer: str
-    """Path to write the answer to."""
     input_name: str
     """The graph's one input."""
     min_shape: Dimensions
@@ -53,6 +51,8 @@ class BuildRequest:
     """Largest input, NCHW."""
     options: BuildOptions = BuildOptions()
     """What else the builder is told."""
+    answer: str = ""
+    """Path to write the answer to; `run_worker` chooses it."""
 
 
 @dataclass(frozen=True)

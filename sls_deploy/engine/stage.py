@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from sls_deploy.errors import SlsError
 from sls_deploy.progress import Progress, Report, silent
 from sls_deploy.run import Run, budget_name
 
+_IN_BYTES = "-uint8"
+"""What stems of engines from bytes to bytes end with."""
 _USUAL_MIB = 1024
 """Memory that builds get if their number is left to us, in MiB: they took 0.2 to 0.4 GiB."""
 
@@ -58,7 +60,8 @@ def build_engines(
     with run.locked():
         _sweep(run)
         builds = _builds(run, budgets, options)
-        skipped = {build.plan for build in builds if _stands(run, build)}
+        graphs = {graph: run.hashes([graph]) for graph in {build.onnx for build in builds}}
+        skipped = {build.plan for build in builds if _stands(run, build, graphs[build.onnx])}
         todo = [build for build in builds if build.plan not in skipped]
         failed = []
         if todo:
@@ -72,10 +75,10 @@ def build_engines(
                 run.record(
                     engine_key(end.job.budget, end.job.plan),
                     end.job.inputs,
+                    graphs[end.job.onnx],
                     [end.job.plan, path],
                     end.answer.seconds,
                     end.answer.peak_mib,
-                    reads=[end.job.onnx],
                 )
             report(Progress("build", number, len(todo)))
     if failed:
@@ -91,6 +94,11 @@ def build_engines(
 def engine_key(budget: float, plan: Path) -> str:
     """Name of an engine in the run's manifest, such as 'engines/b0.50/sm86-fp16'."""
     return f"engines/{budget_name(budget)}/{plan.stem}"
+
+
+def precision_of(plan: Path) -> str:
+    """Precision of an engine of a run, by its file name, such as 'sm86-fp16-uint8.plan'."""
+    return plan.stem.removesuffix(_IN_BYTES).rpartition("-")[2]
 
 
 def _failure(errors: Sequence[SlsError], jobs: int) -> SlsError:
@@ -114,7 +122,7 @@ def _builds(run: Run, budgets: Sequence[float], options: BuildConfig) -> list[Bu
         for budget, exported in exports.items()
         for precision in options.precisions
     }
-    suffix = "-uint8" if options.io == "uint8" else ""
+    suffix = _IN_BYTES if options.io == "uint8" else ""
     wanted = itertools.product(budgets, options.architectures, options.precisions)
     return [
         Build(
@@ -148,9 +156,9 @@ def _sweep(run: Run) -> None:
         path.unlink(missing_ok=True)
 
 
-def _stands(run: Run, build: Build) -> bool:
+def _stands(run: Run, build: Build, graph: Mapping[str, str]) -> bool:
     """Whether the engine was built from these inputs, and its manifest is one of this version."""
-    if not run.finished(engine_key(build.budget, build.plan), build.inputs, [build.onnx]):
+    if not run.finished(engine_key(build.budget, build.plan), build.inputs, graph):
         return False
     try:
         read_manifest(build.manifest)

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sls_deploy.engine.device import Device
 from sls_deploy.errors import SlsError, problem
-from sls_deploy.files import write_json
+from sls_deploy.files import slug, write_json
 from sls_deploy.runtime.benchmark import Timing
 from sls_deploy.runtime.runner import LayerTime
 
@@ -109,8 +109,7 @@ def read_bench(path: Path) -> Bench:
 def bench_file_name(bench: Bench) -> str:
     """File name of figures: device and shape, such as 'nvidia-a10-1x3x180x320.json'."""
     device = bench.gpu.name if bench.gpu else f"{bench.processor} {bench.threads} threads"
-    slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
-    return f"{slug}-{'x'.join(map(str, bench.shape))}.json"
+    return f"{slug(device)}-{'x'.join(map(str, bench.shape))}.json"
 
 
 def processor() -> str:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sls_deploy.engine.backends import BACKENDS
 from sls_deploy.engine.device import present_device
 from sls_deploy.engine.evidence import Evidence
-from sls_deploy.engine.manifest import EngineManifest, may_bring_code, verified_manifest
+from sls_deploy.engine.manifest import EngineManifest, verified_manifest
 from sls_deploy.engine.tactics import read_tactics, with_tactics
 from sls_deploy.errors import SlsError
-from sls_deploy.runtime.loaded_engine import LoadedEngine
 from sls_deploy.runtime.sparsity_gain import SparsityGain, read_gain, with_gain
-from sls_deploy.runtime.tensorrt import check_gpu, check_version
+from sls_deploy.runtime.tensorrt import load_engine
 
 
 @dataclass(frozen=True)
@@ -54,12 +52,7 @@ def inspect_engine(plan: Path) -> EngineInspection:
 
 
 def _information(plan: Path, manifest: EngineManifest) -> str:
-    where = str(plan)
-    check_gpu(manifest, where)
-    check_version(manifest, where)
-    host_code = may_bring_code(manifest, where)
-    backend = BACKENDS[manifest.backend]
-    engine = LoadedEngine(backend, plan.read_bytes(), where, host_code=host_code)
+    engine = load_engine(plan, manifest, str(plan))
     try:
         return engine.information()
     finally:

@@ -93,7 +93,6 @@ def trial_request(
         architectures=tuple(manifest.architecture.split("+")),
         onnx=str(graph),
         plan=str(plan),
-        answer="",
         input_name=manifest.inputs[0].name,
         min_shape=laid_out(model, manifest.min_shape),
         opt_shape=laid_out(model, manifest.opt_shape),

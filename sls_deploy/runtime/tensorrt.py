@@ -41,19 +41,11 @@ class EngineRunner:
 
     def __init__(self, plan: Path, name: str = "") -> None:
         manifest = verified_manifest(plan)
-        check_gpu(manifest, str(plan))
-        check_version(manifest, str(plan))
         self.name = name or f"{manifest.backend} {plan.stem}"
         self._manifest = manifest
         self._in_bytes = manifest.inputs[0].dtype == "UINT8"
         self._kernels = cache_folder() / "kernels" / manifest.plan_sha256
-        self._engine = LoadedEngine(
-            BACKENDS[manifest.backend],
-            plan.read_bytes(),
-            self.name,
-            host_code=may_bring_code(manifest, str(plan)),
-            kernels=self._kernels,
-        )
+        self._engine = load_engine(plan, manifest, self.name, self._kernels)
 
     @property
     def note(self) -> str:
@@ -93,6 +85,29 @@ class EngineRunner:
         if self._in_bytes:
             return batch, height, width, channels
         return batch, channels, height, width
+
+
+def load_engine(
+    plan: Path, manifest: EngineManifest, name: str, kernels: Path | None = None
+) -> LoadedEngine:
+    """Load an engine that its manifest allows to be loaded here.
+
+    Args:
+        plan: the engine.
+        manifest: of exactly these bytes, from `verified_manifest`.
+        name: what errors of the engine call it.
+        kernels: where `tensorrt_rtx` keeps what it compiles; see `LoadedEngine`.
+
+    Raises:
+        SlsError: there is no GPU of its kind or another version of the backend, it may bring code
+            and was not built on this machine, or it cannot be loaded.
+    """
+    where = str(plan)
+    check_gpu(manifest, where)
+    check_version(manifest, where)
+    host_code = may_bring_code(manifest, where)
+    backend = BACKENDS[manifest.backend]
+    return LoadedEngine(backend, plan.read_bytes(), name, host_code=host_code, kernels=kernels)
 
 
 def check_size(shape: tuple[int, ...], manifest: EngineManifest, where: str) -> None:

@@ -16,7 +16,7 @@ from sls_deploy.config import BuildConfig, ModelConfig, Precision
 from sls_deploy.engine.backends import BACKENDS
 from sls_deploy.engine.graph import fit_shapes
 from sls_deploy.engine.manifest import EngineManifest, verified_manifest
-from sls_deploy.engine.stage import engine_key
+from sls_deploy.engine.stage import precision_of
 from sls_deploy.errors import SlsError
 from sls_deploy.export.results import exported_weights
 from sls_deploy.models.architecture import Description
@@ -32,6 +32,7 @@ from sls_deploy.runtime.padding import Padded
 from sls_deploy.runtime.pytorch import TorchRunner
 from sls_deploy.runtime.runner import Pictures
 from sls_deploy.runtime.tensorrt import EngineRunner
+from sls_deploy.validate.engines import engine_name, why_stale
 from sls_deploy.validate.gate import DENSE, SPARSE
 
 BackendChoice = Literal["auto", "torch", "onnxruntime", "tensorrt", "tensorrt_rtx"]
@@ -216,11 +217,11 @@ def _engines(
     if options.backend not in ("auto", *BACKENDS):
         return
     for plan in sorted(run.folder("engines", budget).glob("*.plan")):
-        if plan.stem.removesuffix("-uint8").rpartition("-")[2] not in options.precisions:
+        if precision_of(plan) not in options.precisions:
             continue
-        name = f"TensorRT {plan.stem}"
-        if not run.is_current(engine_key(budget, plan)):
-            not_run[name] = "it, or what it was built from, has changed: build it again"
+        name = engine_name(plan)
+        if stale := why_stale(run, budget, plan):
+            not_run[name] = stale
             continue
         try:
             manifest = verified_manifest(plan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ from sls_deploy.engine.device import present_device
 from sls_deploy.engine.evidence import Evidence
 from sls_deploy.engine.gpu import gpu_architecture
 from sls_deploy.engine.manifest import verified_manifest
-from sls_deploy.engine.stage import engine_key
 from sls_deploy.errors import SlsError
 from sls_deploy.export.passes.rounding import runnable
 from sls_deploy.export.results import exported_weights
@@ -35,6 +34,7 @@ from sls_deploy.runtime.runner import Runner
 from sls_deploy.runtime.sparsity_gain import gain_file, read_gain, with_gain
 from sls_deploy.runtime.tensorrt import EngineRunner
 from sls_deploy.sparsity.ratios import read_ratios
+from sls_deploy.validate.engines import engine_name, why_stale
 from sls_deploy.validate.gate import DENSE, SPARSE, Gate, Metric, headline, judge
 from sls_deploy.validate.measure import PictureFigures, StageFigures, measure
 
@@ -137,6 +137,7 @@ def validate_budget(
     if ratios.get("code_sha256", code) != code:
         fix = "Put the code back, or search again."
         raise SlsError("is not the code that was searched", config.name, fix)
+    stale = {plan: why_stale(run, budget, plan) for plan in plans}
     inputs = {
         "versions": versions(),
         "options": options.model_dump(mode="json", exclude={"pictures"}),
@@ -149,7 +150,7 @@ def validate_budget(
         "gains": {
             file.name: hash_file(file) for plan in plans if (file := gain_file(plan)).is_file()
         },
-        "engines": {plan.stem: run.is_current(engine_key(budget, plan)) for plan in plans},
+        "engines": {plan.stem: not reason for plan, reason in stale.items()},
     }
     digest = hashlib.sha256(str(options.pictures.resolve()).encode()).hexdigest()[:8]
     name = f"{options.pictures.resolve().name}-{digest}"
@@ -159,7 +160,7 @@ def validate_budget(
         assert config.weights is not None  # noqa: S101 - said above
         dense = load_model(config.weights, config)
         about = dense.description
-        engines, not_run = _engines(run, budget, plans)
+        engines, not_run = _engines(stale)
         runners: list[Runner] = [
             TorchRunner(dense, DENSE),
             TorchRunner(load_model(sparse, config), SPARSE),
@@ -184,7 +185,7 @@ def validate_budget(
             protocol=_protocol(degradation),
             stages=stages,
             not_run=not_run,
-            evidence=_evidence(run, budget, plans),
+            evidence=_evidence(stale),
             gates=gates,
             passed=all(gate.passed for gate in gates),
         )
@@ -216,14 +217,14 @@ def read_validation(path: Path) -> Validation:
         raise SlsError(f"cannot be read ({error})", str(path), "Validate again.") from None
 
 
-def _engines(run: Run, budget: float, plans: list[Path]) -> tuple[list[Runner], dict[str, str]]:
+def _engines(stale: Mapping[Path, str]) -> tuple[list[Runner], dict[str, str]]:
     """Runners of the engines that work on this machine, and why the others do not."""
     runners: list[Runner] = []
     not_run = {}
-    for plan in plans:
-        name = _engine_name(plan)
-        if not run.is_current(engine_key(budget, plan)):
-            not_run[name] = "it, or what it was built from, has changed: build it again"
+    for plan, reason in stale.items():
+        name = engine_name(plan)
+        if reason:
+            not_run[name] = reason
             continue
         try:
             runners.append(EngineRunner(plan, name))
@@ -232,23 +233,19 @@ def _engines(run: Run, budget: float, plans: list[Path]) -> tuple[list[Runner], 
     return runners, not_run
 
 
-def _evidence(run: Run, budget: float, plans: list[Path]) -> dict[str, Evidence]:
+def _evidence(stale: Mapping[Path, str]) -> dict[str, Evidence]:
     """What is known of engines that are what the run built; of others it says nothing."""
     here = present_device()
     found = {}
-    for plan in plans:
-        if not run.is_current(engine_key(budget, plan)):
+    for plan, reason in stale.items():
+        if reason:
             continue
         with suppress(SlsError):  # why an engine is of no use stands among those that were not run
             manifest = verified_manifest(plan)
             gain = read_gain(plan, manifest.plan_sha256)
             known = manifest.evidence
-            found[_engine_name(plan)] = known if gain is None else with_gain(known, gain, here)
+            found[engine_name(plan)] = known if gain is None else with_gain(known, gain, here)
     return found
-
-
-def _engine_name(plan: Path) -> str:
-    return f"TensorRT {plan.stem}"
 
 
 def _measure(

@@ -104,7 +104,6 @@ def request_for(onnx_path: Path, plan: Path) -> BuildRequest:
         architectures=("sm86",),
         onnx=str(onnx_path),
         plan=str(plan),
-        answer="",
         input_name="input",
         **SHAPES,
     )

@@ -106,9 +106,7 @@ def evidence_of(
     """Build a graph for real and judge the engine."""
     path, plan = folder / "model.onnx", folder / "engine.plan"
     onnx.save(model, path)
-    run_worker(
-        BuildRequest("tensorrt_rtx", targets, str(path), str(plan), "", "input", *SIZES), 120
-    )
+    run_worker(BuildRequest("tensorrt_rtx", targets, str(path), str(plan), "input", *SIZES), 120)
     return gather_evidence(model, plan.read_bytes()).layers
 
 

@@ -17,6 +17,6 @@ def built(
     path = plan.with_suffix(".onnx")
     path.write_bytes(content)
     request = BuildRequest(
-        "tensorrt_rtx", ("sm86",), str(path), str(plan), "", "input", smallest, usual, largest
+        "tensorrt_rtx", ("sm86",), str(path), str(plan), "input", smallest, usual, largest
     )
     return run_worker(request, _SECONDS)
