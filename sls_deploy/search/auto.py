@@ -91,6 +91,7 @@ def search_by_reconstruction(
         history=recovered.history if recovered else [],
         candidates=start["candidates"],
         notes=start["notes"],
+        sensitivity=start["sensitivity"],
     )
 
 
@@ -118,7 +119,17 @@ def _compete(
         {"source": item.source, "psnr": item.psnr, "units": item.units, "chosen": item is best}
         for item in found
     ]
-    start = {"units": best.units, "candidates": rows, "notes": work.notes, "steps": steps}
+    start = {
+        "units": best.units,
+        "candidates": rows,
+        "notes": work.notes,
+        "steps": steps,
+        # JSON has no whole numbers for keys.
+        "sensitivity": {
+            name: {str(units): loss for units, loss in losses.items()}
+            for name, losses in work.sensitivity(report).layers.items()
+        },
+    }
     return best.model, start
 
 
@@ -162,5 +173,5 @@ def _read_start(folder: Path, identity: str) -> dict[str, Any] | None:
         start: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    whole = {"units", "candidates", "notes", "steps"} <= start.keys()
+    whole = {"units", "candidates", "notes", "steps", "sensitivity"} <= start.keys()
     return start if whole and start.get(IDENTITY) == identity else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -234,6 +235,27 @@ def cost_model(
         wanted, measured = ("x".join(map(str, sides)) for sides in (picture, own))
         doubts += (f"the network will restore pictures of {wanted}, not {measured}",)
     return TableCost(table, {} if model is None else sizes_of_uses(model, own), doubts)
+
+
+def other_models(
+    chosen: CostModel, config: SearchConfig, picture: Size, model: RestorationModel
+) -> list[CostModel]:
+    """The cost models that a budget is not a share of, to tell it in them, too.
+
+    Latency is the estimate for the GPU of the settings, and is left out for networks that have
+    layers which it knows nothing of.
+
+    Args:
+        chosen: the one that it is a share of.
+        config: names the GPU.
+        picture: height and width of the pictures that the network will restore, in pixels.
+        model: the dense network.
+    """
+    sides = padded_picture(model, picture)
+    found: list[CostModel] = [MacsCost(), ExecutableCost()]
+    with suppress(SlsError):
+        found.append(RooflineCost(find_gpu(config.gpu), sides, sizes_of_uses(model, sides)))
+    return [other for other in found if other.name != chosen.name]
 
 
 def _check(config: SearchConfig) -> None:

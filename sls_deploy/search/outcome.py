@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,9 @@ class Outcome:
     """What the user should know of the calibration."""
     refilled: Refilled | None = None
     """What is exported for Ampere, if layers were filled up."""
+    sensitivity: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By layer, and by the units that it alone keeps, the mean squared error of the output, 0..1,
+    that this leaves; empty where the method does not measure it."""
 
     def write(
         self,
@@ -64,6 +67,7 @@ class Outcome:
         pattern: Pattern,
         model: CostModel,
         facts: Mapping[str, Any],
+        others: Sequence[CostModel] = (),
     ) -> Iterator[Path]:
         """Write weights, ratios and history; yields their paths.
 
@@ -71,8 +75,9 @@ class Outcome:
             folder: of the budget.
             layers: all layers of the dense network.
             pattern: what the units are.
-            model: what costs are in.
+            model: what the budget is in.
             facts: what ratios.json says beside.
+            others: cost models that the budget is told in, too.
         """
         prunable = [layer for layer in layers if layer.prunable]
         (folder / REFILLED).unlink(missing_ok=True)  # of a search before this one
@@ -82,6 +87,7 @@ class Outcome:
             "cost_note": model.note,
             "cost": self.share(prunable, pattern, model),
             "network_cost": self.share(layers, pattern, model),
+            "costs": [self._told(layers, pattern, each) for each in (model, *others)],
             "macs_per_pixel": sum(layer.macs for layer in layers),
             "psnr": self.psnr,
             "steps": self.steps,
@@ -121,6 +127,21 @@ class Outcome:
             "of": of,
             "width": list((layer.shape if weight is None else weight.shape)[:2]),
             "nonzero": 1.0 if weight is None else round(float((weight != 0).double().mean()), 6),
+            "sensitivity": [
+                [pattern.ratio(int(units))[0], loss]
+                for units, loss in self.sensitivity.get(layer.name, {}).items()
+            ],
+        }
+
+    def _told(self, layers: Sequence[Layer], pattern: Pattern, model: CostModel) -> dict[str, Any]:
+        """What is left of the cost by one model."""
+        prunable = [layer for layer in layers if layer.prunable]
+        return {
+            "model": model.name,
+            "note": model.note,
+            "measured": model.measured,
+            "cost": self.share(prunable, pattern, model),
+            "network_cost": self.share(layers, pattern, model),
         }
 
     def share(self, layers: Sequence[Layer], pattern: Pattern, model: CostModel) -> float:

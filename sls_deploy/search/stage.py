@@ -27,7 +27,7 @@ from sls_deploy.search.checkpoint import (
     resume,
     save_checkpoint,
 )
-from sls_deploy.search.cost import cost_model, dense_form
+from sls_deploy.search.cost import CostModel, cost_model, dense_form, other_models
 from sls_deploy.search.logs import TrainingLog
 from sls_deploy.search.order import order_channels
 from sls_deploy.search.outcome import RATIOS, Outcome
@@ -73,6 +73,7 @@ def search_budgets(
     prices = cost_model(config.search, config.build.opt_shape[2:], model)
     for layer in layers:  # so that what was not measured is said before any work
         prices.price(layer, dense_form(layer))
+    others = other_models(prices, config.search, config.build.opt_shape[2:], model)
     sampler = CropSampler(photos, config.search.patch, config.search.batch, config.search.seed)
     crops = held_out(measured, config.data.held_out, config.search.patch)
     work = Reconstruction(
@@ -102,7 +103,7 @@ def search_budgets(
 
         resolved = Config.model_validate(processes.first(take_folder))
         files = list(dict.fromkeys([*photos.files, *measured.files]))
-        stage = _Stage(Run(out), resolved, found, files, work, processes)
+        stage = _Stage(Run(out), resolved, found, files, work, others, processes)
         budgets = tuple(stage.search(budget, report) for budget in resolved.search.budgets)
     skipped = tuple(photos.skipped)
     usable = {*photos.paths, *measured.paths} - {item.path for item in skipped}
@@ -119,6 +120,7 @@ class _Stage:
         prepared: Prepared,
         photos: list[Path],
         work: Reconstruction,
+        others: list[CostModel],
         processes: Processes,
     ) -> None:
         self.run, self.config, self.layers = run, config, prepared.layers
@@ -126,7 +128,7 @@ class _Stage:
         self.alignment = prepared.alignment
         self.permutes = prepared.graph is not None and config.search.permute
         self.order: dict[str, Any] | None = None
-        self.pattern, self.prices = work.pattern, work.cost
+        self.pattern, self.prices, self.others = work.pattern, work.cost, others
         self.sampler, self.held_out = work.sampler, work.held_out
         self.dense_psnr = held_out_psnr(work.model, work.held_out)
         self.files = {_name(path, config): hash_file(path) for path in photos}
@@ -153,7 +155,9 @@ class _Stage:
                 "pattern": self.config.search.pattern,
                 "dense_psnr": self.dense_psnr,
             }
-            yield from outcome.write(folder, self.layers, self.pattern, self.prices, facts)
+            yield from outcome.write(
+                folder, self.layers, self.pattern, self.prices, facts, self.others
+            )
             (folder / PERMUTATION).unlink(missing_ok=True)  # of a search before this one
             if self.order is not None:
                 yield write_json(folder / PERMUTATION, self.order)

@@ -20,6 +20,7 @@ from sls_deploy.progress import Progress
 from sls_deploy.search.results import BudgetResult
 from sls_deploy.search.stage import search_budgets
 from sls_deploy.sparsity.legality import is_2_4
+from sls_deploy.sparsity.ratios import read_ratios
 
 SETTINGS = {
     "method": "auto", "steps": 6, "patch": 16, "batch": 2, "crops": 8, "permute": False
@@ -76,6 +77,14 @@ def test_both_sources_are_shown_and_the_better_one_is_taken(whole: Searched) -> 
         source is best for source in row.candidates
     ]
     assert row.psnr >= best["psnr"]
+
+
+def test_ratios_tell_what_each_layer_alone_would_lose(whole: Searched) -> None:
+    rows = read_ratios(whole.folder / "search" / "b0.40" / "ratios.json")["layers"]
+    for row in rows:
+        measured = dict(row["sensitivity"])
+        assert bool(measured) == row["prunable"]
+        assert not measured or (measured[row["of"]] == 0 and measured[1] > 0)
 
 
 def test_nothing_is_learnt_where_all_layers_must_be_2_4(config: Config, tmp_path: Path) -> None:

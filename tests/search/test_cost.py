@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sls_deploy.calibration.roofline import GPUS
+from sls_deploy.config import SearchConfig
 from sls_deploy.search import cost
 from sls_deploy.search.cost import (
     CostModel,
@@ -19,8 +20,9 @@ from sls_deploy.search.cost import (
     dense_form,
     runs_sparse,
 )
-from sls_deploy.search.layers import Layer
+from sls_deploy.search.layers import Layer, find_layers
 from sls_deploy.sparsity.pattern import Pattern
+from tests.zoo import zoo_model
 
 HD = (720, 1280)
 A100 = RooflineCost(GPUS["a100"], HD)
@@ -161,3 +163,24 @@ def test_weights_count_less_the_larger_the_picture() -> None:
     layer, form = convolution(64, 64, kernel=1), Form(64, 64, 4, 4)
     small = RooflineCost(GPUS["a100"], (16, 16)).price(layer, form)
     assert small > A100.price(layer, form)
+
+
+@pytest.mark.parametrize("name", ["squeeze_linear", "rows", "transposed", "window_attention"])
+def test_other_models_know_every_kind_of_layer(name: str) -> None:
+    model = zoo_model(name)
+    layers = find_layers(model, Pattern.parse("n:4"), (16, 16))
+    others = cost.other_models(MacsCost(), SearchConfig(), (16, 16), model)
+    assert [other.name for other in others] == ["executable", "latency"]
+    for other in others:
+        assert all(math.isfinite(other.price(layer, dense_form(layer))) for layer in layers)
+
+
+def test_the_model_of_the_budget_is_not_among_the_others() -> None:
+    model = zoo_model("rows")
+    others = cost.other_models(ExecutableCost(), SearchConfig(), (16, 16), model)
+    assert [other.name for other in others] == ["macs", "latency"]
+
+
+def test_latency_of_an_unknown_gpu_is_not_told() -> None:
+    others = cost.other_models(MacsCost(), SearchConfig(gpu="abacus"), (16, 16), zoo_model("rows"))
+    assert [other.name for other in others] == ["executable"]

@@ -162,3 +162,30 @@ def test_refilled_weights_of_a_search_before_do_not_stay(
     (tmp_path / REFILLED).write_bytes(b"of another search")
     assert "refill" not in written(outcome, layers, tmp_path)
     assert not (tmp_path / REFILLED).exists()
+
+
+def test_budget_is_told_by_every_cost_model(
+    outcome: Outcome, layers: list[Layer], tmp_path: Path
+) -> None:
+    eighth = replace(outcome, units=dict.fromkeys(outcome.units, 2))
+    models = (MacsCost(), ExecutableCost())
+    list(eighth.write(tmp_path, layers, Pattern.parse("n:16"), models[0], {}, models[1:]))
+    found = json.loads((tmp_path / RATIOS).read_text())
+    macs, executable = found["costs"]
+    assert (macs["model"], executable["model"]) == ("macs", "executable")
+    assert macs["cost"] == found["cost"] == 0.125
+    assert executable["cost"] == 0.5
+    assert executable["network_cost"] > macs["network_cost"] > 0.125
+    assert not macs["measured"]
+    assert executable["note"] == ExecutableCost.note
+
+
+def test_rows_tell_what_a_layer_alone_would_lose(
+    outcome: Outcome, layers: list[Layer], tmp_path: Path
+) -> None:
+    measured = replace(outcome, sensitivity={FIRST: {str(PAIRS.units): 0.0, "1": 2e-6}})
+    rows = {
+        row["name"]: row["sensitivity"] for row in written(measured, layers, tmp_path)["layers"]
+    }
+    assert rows[FIRST] == [[4, 0.0], [2, 2e-6]]
+    assert rows[SECOND] == []
