@@ -23,6 +23,7 @@ from sls_deploy.models.bundled import DEMO_WEIGHTS
 from sls_deploy.models.model import load_model
 from sls_deploy.run import Run, budget_name
 from sls_deploy.search.inspect import inspect_network
+from sls_deploy.validate.stage import read_validation
 
 BUDGETS = (0.5, 0.25)
 _OWN = Path(__file__).resolve().parents[1] / "examples"
@@ -121,7 +122,11 @@ def run(
                 "crops": 64,
             },
             "build": {"opt_shape": (1, 3, 180, 320), "max_shape": (1, 3, 720, 1280)},
-            "validate": {"pictures": pictures / entry.task, "max_loss_db": _GATE_DB},
+            "validate": {
+                "pictures": pictures / entry.task,
+                "max_loss_db": _GATE_DB,
+                "max_picture_loss_db": _GATE_DB,
+            },
         }
         config = merge_config(Config(), flags)
         config = merge_config(config, entry.settings)
@@ -156,11 +161,10 @@ def row_of(folder: Run, entry: Entry) -> dict[str, Any]:
 def _budget(folder: Run, budget: float) -> dict[str, Any]:
     ratios = json.loads((folder.folder("search", budget) / "ratios.json").read_text())
     proof = json.loads((folder.folder("export", budget) / "proof.json").read_text())
-    report = json.loads((folder.path / "validation" / "report.json").read_text())
-    figures = next(item for item in report["validations"] if item["budget"] == budget)
-    stages = {stage["name"]: stage for stage in figures["stages"]}
-    metric = figures["metric"]
-    dense, sparse = stages["dense PyTorch"][metric], stages["sparse PyTorch"][metric]
+    (file,) = (folder.path / "validation" / budget_name(budget)).glob("*.json")
+    figures = read_validation(file)
+    metric = figures.protocol.metric
+    dense, sparse = (getattr(stage.quality, metric) for stage in figures.stages[:2])
     (plan,) = folder.folder("engines", budget).glob("*.plan")
     return {
         "cost": ratios["cost"],
@@ -173,7 +177,7 @@ def _budget(folder: Run, budget: float) -> dict[str, Any]:
         "parity_fp16_db": proof["files"]["fp16"]["parity_rounded"]["psnr_db"],
         "eligible_layers": sum(layer["eligible"] for layer in proof["files"]["fp16"]["layers"]),
         "plan_bytes": plan.stat().st_size,
-        "gates_failed": [gate["stage"] for gate in figures["gates"] if not gate["passed"]],
+        "gates_failed": [gate.stage for gate in figures.gates if not gate.passed],
         "seconds": round(folder.manifest[f"search/{budget_name(budget)}"].seconds),
     }
 

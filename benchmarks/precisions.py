@@ -52,7 +52,8 @@ from sls_deploy.search.stage import search_budgets
 from sls_deploy.search.trace import trace
 from sls_deploy.sparsity.pattern import Pattern
 from sls_deploy.sparsity.ratios import WEIGHTS, read_permutation, read_ratios
-from sls_deploy.validate.measure import measure
+from sls_deploy.validate.figures import StageId
+from sls_deploy.validate.measure import Stage, measure, summarise
 
 BUDGET = 0.5
 SETS = ("Set5", "Set14", "B100")
@@ -239,11 +240,19 @@ def _precisions(network: Network, model: RestorationModel) -> dict[str, Any]:
 def _means(runners: Sequence[Runner], pictures: Path, about: Description) -> list[dict[str, float]]:
     """Mean Y-PSNR in dB of each runner on each set, as `sls-deploy validate` measures it."""
     found: list[dict[str, float]] = [{} for _ in runners]
+    stages = [
+        Stage(
+            StageId(str(number), "onnx", "fp32", in_bytes=False, previous="", reference=""), runner
+        )
+        for number, runner in enumerate(runners)
+    ]
     for name in SETS:
         truth = TruthFolder(pictures / name, Bicubic(about.scale), about.least_side)
-        figures = list(measure(truth, runners, runners[0], about.scale))
-        for own, column in zip(found, zip(*figures, strict=True), strict=True):
-            own[name] = sum(item.psnr_y for item in column) / len(column)
+        columns = zip(*measure(truth, stages, about.scale), strict=True)
+        for own, stage, column in zip(found, stages, columns, strict=True):
+            quality = summarise(stage.id, column).quality
+            assert quality is not None  # noqa: S101 - there is truth
+            own[name] = quality.psnr_y
     return found
 
 

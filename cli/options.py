@@ -137,7 +137,14 @@ MaxShape = Annotated[str | None, setting(BuildConfig, "max_shape", "--max")]
 Pictures = Annotated[Path | None, setting(ValidateConfig, "pictures", "--data")]
 """Where --data can only mean these; a command that also takes photographs has `Truth`."""
 Truth = Annotated[Path | None, setting(ValidateConfig, "pictures", "--pictures")]
+HowDegraded = Annotated[str | None, setting(ValidateConfig, "degradation", "--degradation")]
+"""How the inputs of these pictures come about; `Degradation` is for photographs to learn from."""
 MaxLoss = Annotated[float | None, setting(ValidateConfig, "max_loss_db", "--max-loss-db")]
+MaxPictureLoss = Annotated[
+    float | None, setting(ValidateConfig, "max_picture_loss_db", "--max-picture-loss-db")
+]
+MeasureLpips = Annotated[bool | None, setting(ValidateConfig, "lpips", "--lpips/--no-lpips")]
+Tile = Annotated[int | None, setting(ValidateConfig, "tile", "--tile")]
 
 
 def data_flags(given: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from sls_deploy.cli import options as o
 from sls_deploy.cli.build import build_flags, print_build
 from sls_deploy.cli.export import print_export
 from sls_deploy.cli.search import default_folder, print_search, search_flags
-from sls_deploy.cli.validate import check_gates, print_validation
+from sls_deploy.cli.validate import check_gates, print_report, print_validation
 
 if TYPE_CHECKING:
     from sls_deploy.config import Config
@@ -63,6 +63,7 @@ def run(
     backend: o.Backend = None,
     timeout: o.Timeout = None,
     max_loss_db: o.MaxLoss = None,
+    max_picture_loss_db: o.MaxPictureLoss = None,
     config: o.Settings = None,
     out: o.Out = None,
     json: o.Json = False,
@@ -79,7 +80,11 @@ def run(
     flags = {
         **search_flags(given),
         "build": build_flags({**given, "memory": None}),  # --memory is the search's
-        "validate": {"pictures": pictures, "max_loss_db": max_loss_db},
+        "validate": {
+            "pictures": pictures,
+            "max_loss_db": max_loss_db,
+            "max_picture_loss_db": max_picture_loss_db,
+        },
     }
     settings = o.load_settings(config, flags)
     run_all(settings, out or default_folder(settings.model.weights), json=json)
@@ -90,6 +95,7 @@ def run_all(settings: Config, folder: Path, *, json: bool = False) -> None:
     from sls_deploy.cli.output import print_json, progress
     from sls_deploy.engine.stage import build_engines
     from sls_deploy.export.stage import export_onnx
+    from sls_deploy.report.files import write_report
     from sls_deploy.run import Run
     from sls_deploy.search.processes import Processes
     from sls_deploy.search.stage import search_budgets
@@ -110,6 +116,7 @@ def run_all(settings: Config, folder: Path, *, json: bool = False) -> None:
         validated = [
             validate_budget(stages, value, settings.validate_, report) for value in budgets
         ]
+    page = write_report(stages).page
     if json:
         print_json({"search": searched, "export": exported, "build": built, "validate": validated})
     else:
@@ -118,9 +125,10 @@ def run_all(settings: Config, folder: Path, *, json: bool = False) -> None:
             print_export(export)
         for engine in built:
             print_build(engine)
-        for validation in validated:
-            print_validation(validation)
-    check_gates(validated)
+        for result in validated:
+            print_validation(result.validation, skipped=result.skipped)
+        print_report(page)
+    check_gates([result.validation for result in validated])
 
 
 def _check_ready(settings: Config) -> None:

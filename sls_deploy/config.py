@@ -323,13 +323,32 @@ class ValidateConfig(Section):
     """The pictures to measure on, and how much may be lost."""
 
     pictures: Path | None = Field(None, description="Folder of ground truth pictures.")
-    degradation: Degradation = Field(
-        "auto", description="How their inputs come about, as in data.degradation."
+    degradation: Literal["auto", "bicubic", "pairs", "motion-blur", "none"] = Field(
+        "auto",
+        description="How their inputs come about, as in data.degradation; 'none': the pictures are "
+        "inputs, and there is no truth to compare with.",
+    )
+    lpips: bool = Field(
+        False, description="Measure LPIPS, too; it needs `pip install 'sls-deploy[lpips]'`."
+    )
+    tile: int = Field(
+        1024,
+        ge=64,
+        description="Side of a tile in input pixels: pictures of more pixels than such a tile are "
+        "restored in overlapping tiles, so that memory stays flat.",
     )
     max_loss_db: float = Field(
         0.3,
         ge=0,
         description="Most PSNR lost to the dense network, dB: of Y, for deblurring of RGB.",
+    )
+    max_picture_loss_db: float = Field(
+        1.0, ge=0, description="Most that a single picture may lose of it, dB."
+    )
+    min_parity_sparse_db: float | None = Field(
+        None,
+        description="Least PSNR of the sparse to the dense network in PyTorch, dB, over a picture; "
+        "left out, it is not limited.",
     )
     min_parity_fp32_db: float = Field(80.0, description="Least PSNR of ONNX fp32 to PyTorch, dB.")
     min_parity_fp16_db: float = Field(50.0, description="Least PSNR of fp16 to PyTorch, dB.")

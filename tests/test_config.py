@@ -49,6 +49,7 @@ def test_comments_can_be_left_out() -> None:
         "# weights =", "# scale =", "# output =", "# photos =", "# minutes =", "# latency_table =",
         "# static_shape =", "# calibration =", "# jobs =", "# workspace_mib =",
         "# optimization_level =", "# aux_streams =", "# timing_cache =", "# pictures =",
+        "# min_parity_sparse_db =",
     ]  # fmt: skip
 
 

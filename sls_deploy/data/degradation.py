@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, overload
 
 import numpy as np
 
 from sls_deploy.config import DataConfig
+from sls_deploy.config import Degradation as Kind
 from sls_deploy.data.bicubic import Picture, crop_to_multiple, downscale
+from sls_deploy.data.given import Given
 from sls_deploy.data.images import list_images, read_image
 from sls_deploy.data.motion_blur import MotionBlur, named_generator
 from sls_deploy.data.synthesis import Synthesis
@@ -25,8 +27,8 @@ _WALK = 4
 """Most truth pixels that the camera moves from one frame to the next, along each axis."""
 
 
-class Degradation(Protocol):
-    """What turns a truth file into a pair; it gives the same pair every time."""
+class Source(Protocol):
+    """Where the inputs of a network come from; it gives the same input every time."""
 
     @property
     def scale(self) -> int:
@@ -41,20 +43,27 @@ class Degradation(Protocol):
         """How the input comes about, with all settings, in a sentence without a full stop."""
 
     def files(self, path: Path) -> tuple[Path, ...]:
-        """The files that a pair is made from, the truth first; none of them is read.
+        """The files that a pair is made from, the truth first if known; none of them is read.
 
         Raises:
             SlsError: one is missing.
         """
 
-    def pair(self, path: Path) -> tuple[Picture, Picture]:
-        """Input and truth of a truth file, uint8 HWC.
+    def pair(self, path: Path) -> tuple[Picture, Picture | None]:
+        """Input and, if there is one, truth of a file, uint8 HWC.
 
         The input's channels are RGB times the frames; the truth is cut to a multiple of the scale.
 
         Raises:
             SlsError: a file is missing, cannot be read, or does not fit the other.
         """
+
+
+class Degradation(Source, Protocol):
+    """A source that knows the truth: it turns a truth file into a pair."""
+
+    def pair(self, path: Path) -> tuple[Picture, Picture]:
+        """Input and truth of a truth file; see `Source.pair`."""
 
 
 @dataclass(frozen=True)
@@ -200,10 +209,26 @@ class Frames:
         return [(number - half, (down, right)) for number, (down, right) in enumerate(places)]
 
 
+@overload
 def choose_degradation(
-    config: DataConfig, folder: Path, scale: int, frames: int = 1
-) -> tuple[Degradation, list[Path]]:
-    """How the inputs for a folder come about, and its truth files.
+    config: DataConfig, folder: Path, scale: int, frames: int = 1, kind: Kind | None = None
+) -> tuple[Degradation, list[Path]]: ...
+
+
+@overload
+def choose_degradation(
+    config: DataConfig, folder: Path, scale: int, frames: int, kind: Kind | Literal["none"]
+) -> tuple[Source, list[Path]]: ...
+
+
+def choose_degradation(
+    config: DataConfig,
+    folder: Path,
+    scale: int,
+    frames: int = 1,
+    kind: Kind | Literal["none"] | None = None,
+) -> tuple[Source, list[Path]]:
+    """How the inputs for a folder come about, and its truth files; with 'none' its pictures.
 
     'auto' takes pairs where the folder has both truth and inputs (see `Pairs`), else bicubic for a
     scale above 1, else motion blur. The files of pairs include those that lack their partner, so
@@ -214,14 +239,17 @@ def choose_degradation(
         folder: pictures, also in folders below it.
         scale: truth pixels for one input pixel.
         frames: pictures that the network takes at once.
+        kind: the degradation, in place of that of the settings; 'none' if the pictures are inputs.
 
     Raises:
         SlsError: no such folder, no pictures in it, no pairs where they are asked for, or pairs
             for several frames.
     """
     paths = list_images(folder)
+    kind = kind or config.degradation
+    if kind == "none":
+        return Given(scale, frames), paths
     pairs = Pairs(folder, paths, scale)
-    kind = config.degradation
     if kind == "auto":
         kind = "pairs" if pairs.mixed else "bicubic" if scale > 1 else "motion-blur"
     chosen: Synthesis | Pairs

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sls_deploy.config import Precision
 from sls_deploy.errors import SlsError
-from sls_deploy.export.graph import to_bytes
+from sls_deploy.export.graph_values import GraphValues
 from sls_deploy.export.module_outputs import Values, module_outputs
 from sls_deploy.export.parity import EQUAL_DB, MIN_PARITY_DB, Batch
-from sls_deploy.export.passes.rounding import RoundedFloat32
 from sls_deploy.models.model import RestorationModel
 from sls_deploy.onnx_weights import shown
-from sls_deploy.runtime.onnxruntime import open_session, run_session
-from sls_deploy.runtime.padding import reflect
-from sls_deploy.runtime.runner import Pictures
-from sls_deploy.sizes import padded_side
-
-_FLOATS = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.float64))
 
 
 @dataclass(frozen=True)
@@ -33,7 +25,10 @@ class Difference:
     """How far a value of a graph lies from what it is to be."""
 
     node: str
-    """Name of the node that computes it, which begins with the layer's name."""
+    """Name of the node that computes it; that of its output if it has none."""
+    layer: str
+    """Module of the network that it stands for, such as 'body.0.first'; empty for what no module
+    inside of the network computes."""
     operator: str
     """ONNX operator, such as 'Conv'."""
     psnr_db: float
@@ -47,6 +42,12 @@ class Difference:
     """Largest magnitude of the reference."""
     place: str
     """Where the difference is largest: the index along each axis."""
+
+    @property
+    def told(self) -> str:
+        """Its node, quoted, and its layer where the node's name does not tell it."""
+        known = not self.layer or self.node.startswith(self.layer)
+        return f"'{shown(self.node)}'" + ("" if known else f" (layer '{shown(self.layer)}')")
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,11 @@ class Bisection:
             return f"layer by layer {number} when each is kept, so look at fused operators"
         first, worst = self.first, self.worst
         told = f"{first.psnr_db:.1f} dB to its own peak, largest error at {first.place}"
-        sentence = (
-            f"layer by layer '{shown(first.node)}' is the first below {self.limit_db:g} dB ({told})"
-        )
+        sentence = f"layer by layer {first.told} is the first below {self.limit_db:g} dB ({told})"
         if worst is first:
             return sentence
         fall = f"from {worst.before_db:.1f} to {worst.psnr_db:.1f} dB"
-        return f"{sentence}, and '{shown(worst.node)}' adds the most error ({fall})"
+        return f"{sentence}, and {worst.told} adds the most error ({fall})"
 
 
 def first_departure(
@@ -95,9 +94,7 @@ def bisect_pytorch(
 ) -> Bisection:
     """Compare the outputs of modules with the values of an exported graph that are to equal them.
 
-    Every value of the graph is made an output, so memory is that of all activations of one batch,
-    and ONNX Runtime fuses less. fp16 is so rounded at every value; bf16, which ONNX Runtime does
-    not run, is rounded by arithmetic (`RoundedFloat32`).
+    Every value of the graph is made an output (`GraphValues`).
 
     Args:
         model: the network that was exported, with folded normalisations.
@@ -110,14 +107,14 @@ def bisect_pytorch(
         SlsError: ONNX Runtime is not installed, or one of both cannot run the pictures.
     """
     about = model.description
-    graph = _Graph(content)
+    graph = GraphValues(content)
     rules = (about.least_side, about.multiple)
     pairs = []
     for batch in batches:
         pictures = graph.fitted(batch.pictures, *rules)
         computed = graph.run(pictures)
         pairs.append((module_outputs(model, graph.proto, computed, pictures), computed))
-    return _bisection(graph.proto, pairs, MIN_PARITY_DB[precision])
+    return bisection(graph.proto, pairs, MIN_PARITY_DB[precision], _module)
 
 
 def bisect_graphs(
@@ -142,72 +139,40 @@ def bisect_graphs(
         SlsError: ONNX Runtime is not installed, or cannot run one of them on the pictures; they
             have no value in common.
     """
-    right, graph = _Graph(reference), _Graph(content)
+    right, graph = GraphValues(reference), GraphValues(content)
     pairs = []
     for batch in batches:
         pictures = graph.fitted(right.fitted(batch.pictures, *rules), *rules)
         pairs.append((right.run(pictures), graph.run(pictures)))
-    found = _bisection(graph.proto, pairs, limit_db)
+    found = bisection(graph.proto, pairs, limit_db, _module)
     if not found.values:
         fix = "Compare files of one export."
         raise SlsError("have no value of the same name and shape", "the two graphs", fix)
     return found
 
 
-class _Graph:
-    """A graph all of whose values are outputs."""
-
-    def __init__(self, content: bytes) -> None:
-        self.proto = onnx.load_model_from_string(content).graph
-        model = onnx.load_model_from_string(content)
-        types = {item.type.tensor_type.elem_type for item in model.graph.value_info}
-        types |= {item.data_type for item in model.graph.initializer}
-        if onnx.TensorProto.BFLOAT16 in types:
-            model = onnx.load_model_from_string(
-                to_bytes(RoundedFloat32()(ir.from_proto(model)).model)
-            )
-        ends = {value.name for value in model.graph.output}
-        self._names = [name for node in self.proto.node for name in node.output if name]
-        # ONNX Runtime finds the types by itself.
-        model.graph.output.extend(
-            onnx.ValueInfoProto(name=name) for name in self._names if name not in ends
-        )
-        self._session = open_session(model.SerializeToString())
-        if self._session.get_inputs()[0].type != "tensor(float)":
-            raise SlsError("takes pictures as bytes", "the graph", "Compare the file of floats.")
-
-    def fitted(self, pictures: Pictures, least_side: int, multiple: int) -> Pictures:
-        """Pictures of a size that the graph takes."""
-        sides = [padded_side(side, least_side, multiple) for side in pictures.shape[2:]]
-        batch, _, *fixed = self._session.get_inputs()[0].shape
-        height, width = (
-            size if isinstance(size, int) else side for size, side in zip(fixed, sides, strict=True)
-        )
-        if isinstance(batch, int):
-            pictures = pictures[np.arange(batch) % len(pictures)]
-        return reflect(pictures[:, :, :height, :width], height, width)
-
-    def run(self, pictures: Pictures) -> dict[str, NDArray[Any]]:
-        """All float values by name, as float32."""
-        values = run_session(self._session, self._names, {"input": pictures}, "the graph")
-        return {
-            name: value.astype(np.float32, copy=False)
-            for name, value in zip(self._names, values, strict=True)
-            if isinstance(value, np.ndarray) and value.dtype in _FLOATS
-        }
-
-
-def _bisection(
-    graph: onnx.GraphProto, pairs: Sequence[tuple[Values, Values]], limit_db: float
+def bisection(
+    graph: onnx.GraphProto,
+    pairs: Sequence[tuple[Values, Values]],
+    limit_db: float,
+    layer_of: Callable[[onnx.NodeProto], str],
 ) -> Bisection:
-    """Compare the values of each batch, and follow the error through the graph."""
+    """Compare the values of each batch, and follow the error through the graph.
+
+    Args:
+        graph: its nodes in an order in which they can run.
+        pairs: for each batch what values are to be and what the graph computed; those of one name
+            and shape are compared.
+        limit_db: PSNR below which a value departs.
+        layer_of: the module that a node stands for.
+    """
     levels: dict[str, float] = {}
     found = []
     for node in graph.node:
         before = min((levels.get(name, EQUAL_DB) for name in node.input), default=EQUAL_DB)
         for name in node.output:
             compared = [
-                _compared(node, before, expected[name], computed[name])
+                _compared(node, layer_of(node), before, expected[name], computed[name])
                 for expected, computed in pairs
                 if name in expected
                 and name in computed
@@ -224,20 +189,36 @@ def _bisection(
     )
 
 
+def psnr_of(expected: NDArray[Any], computed: NDArray[Any]) -> float:
+    """PSNR of a value to what it is to be, peak its largest magnitude; see `Difference.psnr_db`."""
+    return _compared(onnx.NodeProto(), "", EQUAL_DB, expected, computed).psnr_db
+
+
+def _module(node: onnx.NodeProto) -> str:
+    """The module that a node of an exported graph is called after (`passes.names.LayerNames`)."""
+    return node.name.rpartition(".")[0]
+
+
 def _compared(
-    node: onnx.NodeProto, before: float, expected: NDArray[Any], computed: NDArray[Any]
+    node: onnx.NodeProto,
+    layer: str,
+    before: float,
+    expected: NDArray[Any],
+    computed: NDArray[Any],
 ) -> Difference:
     wanted, given = expected.astype(np.float64), computed.astype(np.float64)
     finite = np.isfinite(wanted)
     peak = float(np.abs(wanted[finite]).max(initial=0.0))
     with np.errstate(invalid="ignore"):  # equal infinities, such as those of a mask, are no error
         error = np.where(wanted == given, 0.0, np.abs(wanted - given))
+    name = node.name or "".join(node.output[:1])
     if error.size == 0:
-        return Difference(node.name, node.op_type, EQUAL_DB, before, 0.0, peak, "nowhere")
+        return Difference(name, layer, node.op_type, EQUAL_DB, before, 0.0, peak, "nowhere")
     sound = bool(np.isfinite(error).all())
     at = np.unravel_index(int(np.where(np.isfinite(error), error, np.inf).argmax()), error.shape)
     return Difference(
-        node=node.name,
+        node=name,
+        layer=layer,
         operator=node.op_type,
         psnr_db=_psnr(float(np.mean(error**2)), peak) if sound else -EQUAL_DB,
         before_db=before,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from sls_deploy.runtime.pytorch import TorchRunner
 from sls_deploy.runtime.runner import Pictures
 from sls_deploy.runtime.tensorrt import EngineRunner
 from sls_deploy.validate.engines import engine_name, why_stale
-from sls_deploy.validate.gate import DENSE, SPARSE
+from sls_deploy.validate.figures import DENSE, SPARSE
 
 BackendChoice = Literal["auto", "torch", "onnxruntime", "tensorrt", "tensorrt_rtx"]
 
@@ -93,11 +94,14 @@ def bench_run(run: Run, budget: float, options: BenchOptions, report: Report = s
             fix = f"Give {shape[0]}x{channels}x{shape[2]}x{shape[3]}."
             raise SlsError(f"the network takes {channels} channels, not {shape[1]}", "--shape", fix)
         not_run: dict[str, str] = {}
+        start, sparse = time.monotonic(), searched / exported_weights(exported)
+        plans = sorted(run.folder("engines", budget).glob("*.plan"))
+        sources = run.hashes([sparse, *sorted(exported.glob("*.onnx")), *plans])
         forms = [
             *_networks(
                 {
                     DENSE: config.model.weights,
-                    SPARSE: searched / exported_weights(exported),
+                    SPARSE: sparse,
                 },
                 config.model,
             ),
@@ -117,7 +121,9 @@ def bench_run(run: Run, budget: float, options: BenchOptions, report: Report = s
             report=report,
         )
         if options.complete:
-            write_bench(bench_path(run, budget, bench), bench)
+            path = write_bench(bench_path(run, budget, bench), bench)
+            key = path.relative_to(run.path).with_suffix("").as_posix()
+            run.record(key, {}, sources, [path], time.monotonic() - start)
     return bench
 
 

@@ -1,121 +1,212 @@
-"""Quality and fidelity of one stage on a folder of pictures."""
+"""Quality and fidelity of every stage on every picture, measured while the next one is restored."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sls_deploy.data.truth import Pair
 from sls_deploy.errors import SlsError
 from sls_deploy.runtime.runner import Pictures, Runner
-from sls_deploy.validate.metrics import psnr, psnr_rgb, psnr_y, ssim_y, to_uint8
+from sls_deploy.validate.figures import Fidelity, PictureFigures, Quality, StageFigures, StageId
+from sls_deploy.validate.metrics import fidelity, qualities, to_uint8
+from sls_deploy.validate.ssim import Similarity
 
-_HIGHEST = 100.0
-"""PSNR in dB at which a picture counts as exact, so that one exact picture leaves a mean."""
+Lpips = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
+"""LPIPS of a picture and its truth, uint8 HWC RGB; see `lpips.py`."""
 
-
-@dataclass(frozen=True)
-class PictureFigures:
-    """One picture restored by one stage."""
-
-    name: str
-    """Path of the picture below its folder."""
-    psnr_y: float
-    """PSNR of luma to the truth, dB, on 8-bit pictures, shaved; at most 100."""
-    psnr_rgb: float
-    """The same over all three colours."""
-    ssim_y: float
-    """SSIM of luma to the truth."""
-    parity_db: float | None
-    """PSNR to the reference's floating-point output, dB; None where they are equal."""
-    max_error: float
-    """Largest difference from the reference's output, on 0..1."""
-    seconds: float
-    """Wall time of the inference."""
+_AHEAD = 2
+"""Inputs that are made ready before their turn."""
 
 
 @dataclass(frozen=True)
-class StageFigures:
-    """A set of pictures restored by one stage."""
+class Stage:
+    """One form of the network, ready to run."""
 
-    name: str
-    """What the stage is called."""
-    psnr_y: float
-    """Mean over the pictures, dB."""
-    psnr_rgb: float
-    """Mean over the pictures, dB."""
-    ssim_y: float
-    """Mean over the pictures."""
-    parity_db: float | None
-    """Lowest PSNR to the reference over the pictures, dB; None where all are equal."""
-    max_error: float
-    """Largest difference from the reference over all pictures, on 0..1."""
-    seconds: float
-    """Wall time of inference over all pictures."""
-    pictures: tuple[PictureFigures, ...]
-    """Each picture."""
-
-    @classmethod
-    def of(cls, name: str, pictures: Sequence[PictureFigures]) -> StageFigures:
-        """Summarise the pictures of a stage."""
-        parities = [figure.parity_db for figure in pictures if figure.parity_db is not None]
-        return cls(
-            name=name,
-            psnr_y=float(np.mean([figure.psnr_y for figure in pictures])),
-            psnr_rgb=float(np.mean([figure.psnr_rgb for figure in pictures])),
-            ssim_y=float(np.mean([figure.ssim_y for figure in pictures])),
-            parity_db=min(parities, default=None),
-            max_error=max(figure.max_error for figure in pictures),
-            seconds=round(sum(figure.seconds for figure in pictures), 3),
-            pictures=tuple(pictures),
-        )
+    id: StageId
+    """What it is."""
+    runner: Runner
+    """What runs it."""
 
 
 def measure(
-    pairs: Iterable[Pair], runners: Sequence[Runner], reference: Runner, scale: int
-) -> Iterable[list[PictureFigures]]:
-    """Restore each picture by every runner; one list of figures a picture, in runner order.
+    pairs: Iterable[Pair], stages: Sequence[Stage], shave: int, lpips: Lpips | None = None
+) -> Iterator[list[PictureFigures]]:
+    """Restore each picture by every stage; one list of figures a picture, in the order of stages.
+
+    Inference runs in the caller's thread. Meanwhile one thread decodes and degrades the next
+    pictures, and one measures the last. Both end with the generator, also when it is closed early
+    or interrupted. Memory does not grow with the number of pictures.
 
     Args:
-        pairs: inputs and truths.
-        runners: the stages, in the order of the flow.
-        reference: one of `runners`, to whose output parity is measured.
-        scale: as many pixels are shaved before comparing with the truth, at 1 none.
+        pairs: inputs and truths; iterated in another thread.
+        stages: forms of the network, with those that others name as `previous` or `reference`.
+        shave: pixels cut from every side before comparing with the truth.
+        lpips: measures LPIPS, too; called in another thread.
+
+    Raises:
+        SlsError: a picture cannot be read, a stage cannot restore it, gives values that are not
+            finite, or another size than the truth's.
     """
-    for pair in pairs:
-        degraded = (pair.lr.transpose(2, 0, 1)[None] / 255).astype(np.float32)
-        outputs = [_timed(runner, degraded) for runner in runners]
-        expected = outputs[runners.index(reference)][0]
-        yield [
-            _figures(pair, runner, output, seconds, expected, scale)
-            for runner, (output, seconds) in zip(runners, outputs, strict=True)
+    meter = _Meter(stages, shave, lpips)
+    waiting: Future[list[PictureFigures]] | None = None
+    with _worker("decode") as decoder, _worker("measure") as measurer:
+        for pair, degraded in _prepared(pairs, decoder):
+            outputs, seconds = [], []
+            for stage in stages:
+                start = time.perf_counter()
+                outputs.append(stage.runner.run(degraded))
+                seconds.append(time.perf_counter() - start)
+                # Between the stages, so that what went wrong with the last picture ends the work.
+                if waiting is not None and waiting.done():
+                    yield waiting.result()
+                    waiting = None
+            if waiting is not None:
+                yield waiting.result()
+            waiting = measurer.submit(meter.figures, pair, outputs, seconds)
+        if waiting is not None:
+            yield waiting.result()
+
+
+def summarise(stage: StageId, pictures: Sequence[PictureFigures]) -> StageFigures:
+    """Figures of a set: means of quality, the worst of fidelity.
+
+    Args:
+        stage: which.
+        pictures: each picture, at least one.
+    """
+    return StageFigures(
+        stage=stage,
+        quality=_mean([figures.quality for figures in pictures if figures.quality]),
+        to_previous=_worst([figures.to_previous for figures in pictures if figures.to_previous]),
+        to_reference=_worst([figures.to_reference for figures in pictures if figures.to_reference]),
+        seconds=round(sum(figures.seconds for figures in pictures), 3),
+        pictures=tuple(pictures),
+    )
+
+
+class _Meter:
+    """Figures of one picture after the other, in one thread."""
+
+    def __init__(self, stages: Sequence[Stage], shave: int, lpips: Lpips | None) -> None:
+        self._stages, self._shave, self._lpips = [stage.id for stage in stages], shave, lpips
+        self._similarity = Similarity()
+
+    def figures(
+        self, pair: Pair, outputs: Sequence[Pictures], seconds: Sequence[float]
+    ) -> list[PictureFigures]:
+        """Figures of every stage's output."""
+        named = {stage.name: output for stage, output in zip(self._stages, outputs, strict=True)}
+        qualities = self._qualities(pair, named)
+        found = []
+        for stage, quality, taken in zip(self._stages, qualities, seconds, strict=True):
+            to_previous = _compared(pair, stage, stage.previous, named)
+            same = stage.previous == stage.reference
+            to_reference = to_previous if same else _compared(pair, stage, stage.reference, named)
+            found.append(
+                PictureFigures(pair.name, quality, to_previous, to_reference, round(taken, 4))
+            )
+        return found
+
+    def _qualities(self, pair: Pair, outputs: Mapping[str, Pictures]) -> Sequence[Quality | None]:
+        levels = []
+        for name, output in outputs.items():
+            with _told(name, pair):
+                picture = to_uint8(output[0]).transpose(1, 2, 0)
+                if pair.hr is not None and picture.shape != pair.hr.shape:
+                    sizes = [f"{shape[1]}x{shape[0]}" for shape in (picture.shape, pair.hr.shape)]
+                    raise SlsError(f"gives {sizes[0]}, where the truth is {sizes[1]}")
+            levels.append(picture)
+        if pair.hr is None:
+            return [None] * len(levels)
+        found = qualities(pair.hr, levels, self._shave, self._similarity)
+        if self._lpips is None:
+            return found
+        inner = np.s_[
+            self._shave : pair.hr.shape[0] - self._shave,
+            self._shave : pair.hr.shape[1] - self._shave,
+        ]
+        return [
+            replace(quality, lpips=self._lpips(picture[inner], pair.hr[inner]))
+            for quality, picture in zip(found, levels, strict=True)
         ]
 
 
-def _timed(runner: Runner, degraded: Pictures) -> tuple[Pictures, float]:
-    start = time.perf_counter()
-    output = runner.run(degraded)
-    return output, time.perf_counter() - start
+def _compared(
+    pair: Pair, stage: StageId, other: str, outputs: Mapping[str, Pictures]
+) -> Fidelity | None:
+    if not other:
+        return None
+    with _told(f"{stage.name} beside {other}", pair):
+        return fidelity(outputs[stage.name], outputs[other])
 
 
-def _figures(
-    pair: Pair, runner: Runner, output: Pictures, seconds: float, expected: Pictures, scale: int
-) -> PictureFigures:
+@contextmanager
+def _told(stage: str, pair: Pair) -> Iterator[None]:
+    """Errors say which stage and picture they are about."""
     try:
-        picture = to_uint8(output[0].transpose(1, 2, 0))
+        yield
     except SlsError as error:
-        raise SlsError(error.what, f"{runner.name} on {pair.name}", error.fix) from None
-    parity, shave = psnr(output, expected, peak=1), scale if scale > 1 else 0
-    return PictureFigures(
-        name=pair.name,
-        psnr_y=min(psnr_y(picture, pair.hr, shave), _HIGHEST),
-        psnr_rgb=min(psnr_rgb(picture, pair.hr, shave), _HIGHEST),
-        ssim_y=ssim_y(picture, pair.hr, shave),
-        parity_db=parity if math.isfinite(parity) else None,
-        max_error=float(np.abs(output - expected).max()),
-        seconds=round(seconds, 4),
+        raise SlsError(error.what, f"{stage} on {pair.name}", error.fix) from None
+
+
+def _mean(pictures: Sequence[Quality]) -> Quality | None:
+    if not pictures:
+        return None
+
+    def mean(name: str) -> float:
+        return float(np.mean([getattr(quality, name) for quality in pictures]))
+
+    return Quality(
+        psnr_y=mean("psnr_y"),
+        psnr_rgb=mean("psnr_rgb"),
+        ssim_y=mean("ssim_y"),
+        ssim_rgb=mean("ssim_rgb"),
+        lpips=None if pictures[0].lpips is None else mean("lpips"),
     )
+
+
+def _worst(pictures: Sequence[Fidelity]) -> Fidelity | None:
+    if not pictures:
+        return None
+    return Fidelity(
+        psnr_db=min((one.psnr_db for one in pictures if one.psnr_db is not None), default=None),
+        max_error=max(one.max_error for one in pictures),
+        p999_error=max(one.p999_error for one in pictures),
+    )
+
+
+def _prepared(
+    pairs: Iterable[Pair], decoder: ThreadPoolExecutor
+) -> Iterator[tuple[Pair, Pictures]]:
+    """Pairs with the network's input, made ready ahead in another thread."""
+    iterator = iter(pairs)
+
+    def prepare() -> tuple[Pair, Pictures] | None:
+        pair = next(iterator, None)
+        if pair is None:
+            return None
+        degraded = np.divide(pair.lr.transpose(2, 0, 1)[None], 255, dtype=np.float32)
+        return pair, np.ascontiguousarray(degraded)
+
+    waiting = deque(decoder.submit(prepare) for _ in range(_AHEAD))
+    while found := waiting.popleft().result():
+        waiting.append(decoder.submit(prepare))
+        yield found
+
+
+@contextmanager
+def _worker(name: str) -> Iterator[ThreadPoolExecutor]:
+    """A thread that ends here, whatever happens; what it has begun is finished first."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -3,81 +3,45 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from sls_deploy.config import Precision, ValidateConfig
-from sls_deploy.data.degradation import Degradation, choose_degradation
+from sls_deploy.config import Config, ValidateConfig
+from sls_deploy.data.degradation import choose_degradation
 from sls_deploy.data.truth import TruthFolder
 from sls_deploy.engine.device import present_device
 from sls_deploy.engine.evidence import Evidence
 from sls_deploy.engine.gpu import gpu_architecture
 from sls_deploy.engine.manifest import verified_manifest
 from sls_deploy.errors import SlsError
-from sls_deploy.export.passes.rounding import runnable
 from sls_deploy.export.results import exported_weights
 from sls_deploy.files import hash_file, write_json
 from sls_deploy.models.model import load_model
 from sls_deploy.models.own import code_hash
-from sls_deploy.progress import Progress, Report, silent
+from sls_deploy.progress import Report, silent
 from sls_deploy.run import Run, budget_name, versions
-from sls_deploy.runtime.onnxruntime import OnnxRunner
-from sls_deploy.runtime.padding import Padded
-from sls_deploy.runtime.pytorch import TorchRunner
-from sls_deploy.runtime.runner import Runner
 from sls_deploy.runtime.sparsity_gain import gain_file, read_gain, with_gain
-from sls_deploy.runtime.tensorrt import EngineRunner
-from sls_deploy.sparsity.ratios import read_ratios
+from sls_deploy.sparsity.ratios import REFILLED, read_ratios
+from sls_deploy.validate.assess import CropFolder, Subject, assess
 from sls_deploy.validate.engines import engine_name, why_stale
-from sls_deploy.validate.gate import DENSE, SPARSE, Gate, Metric, headline, judge
-from sls_deploy.validate.measure import PictureFigures, StageFigures, measure
-
-REPORT = "report.json"
-PROTOCOL = (
-    "{input}; outputs clipped and rounded to 8 bits; Y of ITU-R BT.601; {shaved} shaved from every "
-    "side; PSNR and SSIM averaged over the pictures. Parity: PSNR of the floating-point "
-    "outputs to sparse PyTorch with peak 1, the lowest over the pictures. ONNX Runtime's CPU "
-    "provider computes fp16 graphs in fp32 inside; proof.json has their parity with every "
-    "activation rounded. It has no bf16: such graphs run in fp32 with every value rounded to bf16."
+from sls_deploy.validate.figures import Validation
+from sls_deploy.validate.forms import (
+    Tiling,
+    bisections,
+    engine_forms,
+    exported_graphs,
+    graph_forms,
+    pytorch_forms,
+    stages_of,
 )
 
-
-_FORM = 2
+_FORM = 3
 """Version of `Validation`; figures of another are measured anew."""
-
-
-@dataclass(frozen=True)
-class Validation:
-    """What was measured on one folder of pictures for one budget."""
-
-    budget: float
-    """The budget."""
-    folder: str
-    """Folder of the truth."""
-    pictures: int
-    """Number of pictures."""
-    scale: int
-    """Output pixels for one input pixel, along each side."""
-    metric: Metric
-    """The figure that is shown and whose loss is limited."""
-    protocol: str
-    """How the figures were measured."""
-    stages: tuple[StageFigures, ...]
-    """Dense PyTorch first, then each form in the order of the flow."""
-    not_run: dict[str, str]
-    """Engines that could not run here, each with its reason."""
-    evidence: dict[str, Evidence]
-    """How far the sparsity of each engine is proven, by its name."""
-    gates: tuple[Gate, ...]
-    """Limits and what was measured against them."""
-    passed: bool
-    """Whether all gates passed."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +50,8 @@ class ValidateResult:
 
     validation: Validation
     """The figures."""
-    report: Path
-    """`report.json` with the figures of all budgets and folders validated in the run."""
+    file: Path
+    """JSON of them in the run folder."""
     seconds: float
     """Wall time."""
     peak_mib: int
@@ -106,43 +70,37 @@ def validate_budget(
     Args:
         run: holds the budget, searched and exported.
         budget: which one.
-        options: folder of the truth, and the gates.
+        options: folder of the pictures, and the gates.
         report: receives one report for each picture.
 
     Raises:
         SlsError: the budget was not searched or not exported, or pictures that cannot be used.
     """
-    if options.pictures is None:
-        raise SlsError("no pictures were named", "--data", "Give a folder of ground truth.")
     searched, exported = run.require("search", budget), run.require("export", budget)
-    config = run.config.model
-    if config.weights is None:
+    config = run.config
+    truth = _pictures(config, options)
+    weights = config.model.weights
+    if weights is None:
         raise SlsError("model.weights is missing", str(run.path / "config.toml"))
-    data = run.config.data.model_copy(update={"degradation": options.degradation})
-    degradation, paths = choose_degradation(
-        data, options.pictures, config.scale or 1, config.frames
-    )
-    # Runners fill small pictures up to what the network takes.
-    truth = TruthFolder(options.pictures, degradation, paths=paths)
-    # Those from bytes to bytes were compared with these by the export, level by level.
-    named = {precision: exported / f"model.{precision}.onnx" for precision in get_args(Precision)}
-    graphs = {precision: path for precision, path in named.items() if path.is_file()}
+    graphs = exported_graphs(exported)
     plans = sorted(run.folder("engines", budget).glob("*.plan"))
-    sparse = searched / exported_weights(exported)
-    dense_hash = hash_file(config.weights)
-    ratios, code = read_ratios(searched / "ratios.json"), code_hash(config.name)
+    sparse_file, ratios = (
+        searched / exported_weights(exported),
+        read_ratios(searched / "ratios.json"),
+    )
+    dense_hash, code = hash_file(weights), code_hash(config.model.name)
     if ratios.get("dense_sha256") != dense_hash:
         what = "is not the checkpoint that was searched"
-        raise SlsError(what, str(config.weights), "Put it back, or search again.")
+        raise SlsError(what, str(weights), "Put it back, or search again.")
     if ratios.get("code_sha256", code) != code:
         fix = "Put the code back, or search again."
-        raise SlsError("is not the code that was searched", config.name, fix)
+        raise SlsError("is not the code that was searched", config.model.name, fix)
     stale = {plan: why_stale(run, budget, plan) for plan in plans}
     inputs = {
         "versions": versions(),
         "options": options.model_dump(mode="json", exclude={"pictures"}),
         "pictures": {str(path): hash_file(path) for path in truth.files},
-        "degradation": degradation.note,
+        "degradation": truth.degradation.note,
         "code": code,
         "dense": dense_hash,
         "gpu": gpu_architecture(),
@@ -152,57 +110,50 @@ def validate_budget(
         },
         "engines": {plan.stem: not reason for plan, reason in stale.items()},
     }
-    digest = hashlib.sha256(str(options.pictures.resolve()).encode()).hexdigest()[:8]
-    name = f"{options.pictures.resolve().name}-{digest}"
-    path = run.path / "validation" / budget_name(budget) / f"{name}.json"
+    name = _name(truth.folder)
+    folder = run.path / "validation" / budget_name(budget)
+    path = folder / f"{name}.json"
 
     def work() -> Iterable[Path]:
-        assert config.weights is not None  # noqa: S101 - said above
-        dense = load_model(config.weights, config)
-        about = dense.description
-        engines, not_run = _engines(stale)
-        runners: list[Runner] = [
-            TorchRunner(dense, DENSE),
-            TorchRunner(load_model(sparse, config), SPARSE),
-            *(
-                OnnxRunner(runnable(path.read_bytes(), precision), f"ONNX {precision}")
-                for precision, path in graphs.items()
+        networks = [load_model(file, config.model) for file in (weights, sparse_file)]
+        not_run = {engine_name(plan): reason for plan, reason in stale.items() if reason}
+        sound = [plan for plan, reason in stale.items() if not reason]
+        files = graph_forms(graphs, not_run)
+        forms = [
+            *pytorch_forms(networks, (weights, sparse_file)),
+            *files,
+            *engine_forms(sound, files, not_run),
+        ]
+        tiling = Tiling.of(options.tile, forms)
+        subject = Subject(
+            stages_of(forms, networks[0].description, tiling),
+            bisections(forms, networks[1]),
+            _exported(ratios, sparse_file),
+            {form.id.name: form.sha256 for form in forms},
+        )
+        validation = replace(
+            assess(
+                truth,
+                subject,
+                options,
+                f"validate {budget_name(budget)}",
+                report,
+                tile=tiling.side if tiling.cuts(truth) else None,
+                crops=CropFolder(folder / name, run.path),
             ),
-            *engines,
-        ]
-        padded: list[Runner] = [
-            Padded(runner, about.least_side, about.multiple, about.scale) for runner in runners
-        ]
-        stages = _measure(truth, padded, budget, report)
-        metric = headline(truth.scale)
-        gates = judge(stages, options, metric)
-        validation = Validation(
             budget=budget,
-            folder=str(options.pictures),
-            pictures=len(truth),
-            scale=truth.scale,
-            metric=metric,
-            protocol=_protocol(degradation),
-            stages=stages,
             not_run=not_run,
             evidence=_evidence(stale),
-            gates=gates,
-            passed=all(gate.passed for gate in gates),
         )
+        for crop in validation.crops:
+            yield from (run.path / file for file in crop.files.values())
         yield write_json(path, asdict(validation))
 
     with run.locked():
         key = f"validate/{budget_name(budget)}/{name}"
-        record, skipped = run.stage(key, inputs, work, reads=(sparse, *graphs.values(), *plans))
-        summary = _summarise(run)
-    validation = read_validation(path)
-    return ValidateResult(validation, summary, record.seconds, record.peak_mib, skipped)
-
-
-def _protocol(degradation: Degradation) -> str:
-    scale = degradation.scale
-    shaved = "nothing" if scale == 1 else "as many pixels as the scale"
-    return PROTOCOL.format(input=degradation.note, shaved=shaved)
+        reads = (sparse_file, *graphs.values(), *plans)
+        record, skipped = run.stage(key, inputs, work, reads=reads)
+    return ValidateResult(read_validation(path), path, record.seconds, record.peak_mib, skipped)
 
 
 def read_validation(path: Path) -> Validation:
@@ -217,20 +168,27 @@ def read_validation(path: Path) -> Validation:
         raise SlsError(f"cannot be read ({error})", str(path), "Validate again.") from None
 
 
-def _engines(stale: Mapping[Path, str]) -> tuple[list[Runner], dict[str, str]]:
-    """Runners of the engines that work on this machine, and why the others do not."""
-    runners: list[Runner] = []
-    not_run = {}
-    for plan, reason in stale.items():
-        name = engine_name(plan)
-        if reason:
-            not_run[name] = reason
-            continue
-        try:
-            runners.append(EngineRunner(plan, name))
-        except SlsError as error:
-            not_run[name] = error.what
-    return runners, not_run
+def _pictures(config: Config, options: ValidateConfig) -> TruthFolder:
+    if options.pictures is None:
+        raise SlsError("no pictures were named", "--data", "Give a folder of pictures.")
+    model = config.model
+    degradation, paths = choose_degradation(
+        config.data, options.pictures, model.scale or 1, model.frames, options.degradation
+    )
+    # Runners fill small pictures up to what the network takes.
+    return TruthFolder(options.pictures, degradation, paths=paths)
+
+
+def _exported(ratios: dict[str, Any], weights: Path) -> dict[str, Any]:
+    """What is known of the weights that were exported: they need not be the refilled ones."""
+    left_out = set() if weights.name == REFILLED else {"refill"}
+    return {key: value for key, value in ratios.items() if key not in left_out}
+
+
+def _name(folder: Path) -> str:
+    """What the figures of a folder are kept as: its name, and which folder of that name it is."""
+    digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
+    return f"{folder.resolve().name}-{digest}"
 
 
 def _evidence(stale: Mapping[Path, str]) -> dict[str, Evidence]:
@@ -246,30 +204,3 @@ def _evidence(stale: Mapping[Path, str]) -> dict[str, Evidence]:
             known = manifest.evidence
             found[engine_name(plan)] = known if gain is None else with_gain(known, gain, here)
     return found
-
-
-def _measure(
-    truth: TruthFolder, runners: list[Runner], budget: float, report: Report
-) -> tuple[StageFigures, ...]:
-    rows: list[list[PictureFigures]] = []
-    task = f"validate {budget_name(budget)}"
-    for figures in measure(truth, runners, runners[1], truth.scale):
-        rows.append(figures)
-        report(Progress(task, len(rows), len(truth)))
-    columns = zip(*rows, strict=True)
-    return tuple(
-        StageFigures.of(runner.name, column)
-        for runner, column in zip(runners, columns, strict=True)
-    )
-
-
-def _summarise(run: Run) -> Path:
-    """Put the figures of all budgets and folders that still hold into the report."""
-    folder = run.path / "validation"
-    found = [
-        json.loads(path.read_text("utf-8"))
-        for path in sorted(folder.glob("b*/*.json"))
-        if run.is_current(f"validate/{path.parent.name}/{path.stem}")
-    ]
-    found.sort(key=lambda value: (-value["budget"], value["folder"]))
-    return write_json(folder / REPORT, {"version": 1, "validations": found})

@@ -13,6 +13,7 @@ import pytest
 
 from sls_deploy.config import Config
 from sls_deploy.config_file import read_config
+from sls_deploy.data.images import read_image
 from sls_deploy.files import hash_file
 from sls_deploy.models.model import load_model
 from sls_deploy.run import Run
@@ -24,7 +25,7 @@ def files(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): hash_file(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (".lock", "report.json")
+        if path.is_file() and path.name not in (".lock", "report.json", "report.html")
     }
 
 
@@ -79,20 +80,52 @@ def test_proof_covers_the_layers_that_the_search_pruned(project: Any) -> None:
 
 def test_table_report_and_json_agree(project: Any, program: Program) -> None:
     report = json.loads((project.run / "validation/report.json").read_text())
-    (validation,) = report["validations"]
+    (validation,) = next(b for b in report["budgets"] if b["budget"] == 0.5)["validations"]
     again = program("validate", "--json", cwd=project.folder)
     (result,) = json.loads(again.out)
     assert (again.code, again.err, result["skipped"]) == (0, "", True)
     assert result["validation"] == validation
     for stage in validation["stages"]:
-        row = re.search(rf"^{stage['name']} .*$", project.outcomes["validate"].out, re.MULTILINE)
+        name, quality = stage["stage"]["name"], stage["quality"]
+        row = re.search(rf"^{name} .*$", project.outcomes["validate"].out, re.MULTILINE)
         assert row is not None
-        assert f"{stage['psnr_y']:.3f}" in row[0]
-        assert f"{stage['ssim_y']:.4f}" in row[0]
-        mean = sum(picture["psnr_y"] for picture in stage["pictures"]) / 2
-        assert stage["psnr_y"] == pytest.approx(mean, abs=1e-12)
-    names = [stage["name"] for stage in validation["stages"]]
+        assert f"{quality['psnr_y']:.3f}" in row[0]
+        assert f"{quality['ssim_y']:.4f}" in row[0]
+        mean = sum(picture["quality"]["psnr_y"] for picture in stage["pictures"]) / 2
+        assert quality["psnr_y"] == pytest.approx(mean, abs=1e-12)
+    names = [stage["stage"]["name"] for stage in validation["stages"]]
     assert names[:4] == ["dense PyTorch", "sparse PyTorch", "ONNX fp32", "ONNX fp16"]
+
+
+def test_validation_leaves_crops_and_a_page(project: Any) -> None:
+    report = json.loads((project.run / "validation/report.json").read_text())
+    (validation,) = next(b for b in report["budgets"] if b["budget"] == 0.5)["validations"]
+    for crop in validation["crops"]:
+        for file in crop["files"].values():
+            assert read_image(project.run / file).shape == (crop["height"], crop["width"], 3)
+    page = (project.run / "validation/report.html").read_text()
+    assert "runs/small/validation/report.html" in project.outcomes["validate"].out
+    assert page.startswith("<!doctype html>")
+    assert len(validation["crops"]) == 2
+
+
+def test_report_is_written_anew(project: Any, program: Program, tmp_path: Path) -> None:
+    run = copy_of(project, tmp_path)
+    (run / "validation/report.html").unlink()
+    outcome = program("report", cwd=tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.endswith("report: runs/small/validation/report.html\n")
+    assert (run / "validation/report.html").is_file()
+
+
+def test_two_runs_are_compared(project: Any, program: Program, tmp_path: Path) -> None:
+    copy_of(project, tmp_path)
+    other = tmp_path / "runs" / "other"
+    shutil.copytree(project.run, other)
+    outcome = program("report", "runs/small", "runs/other", cwd=tmp_path)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert (tmp_path / "comparison.html").is_file()
+    assert outcome.out.endswith("comparison: comparison.html\n")
 
 
 @pytest.mark.parametrize("command", ["search", "export --budget 0.5", "build"])
@@ -130,14 +163,21 @@ def test_failed_gate_names_the_culprit_and_keeps_the_figures(
     settings = run / "config.toml"
     settings.write_text(settings.read_text().replace("fp16_db = 50.0", "fp16_db = 200.0"))
     outcome = program("validate", cwd=tmp_path)
-    (validation,) = json.loads((run / "validation/report.json").read_text())["validations"]
+    report = json.loads((run / "validation/report.json").read_text())
+    (validation,) = next(b for b in report["budgets"] if b["budget"] == 0.5)["validations"]
     (gate,) = [gate for gate in validation["gates"] if not gate["passed"]]
+    culprit = gate["culprit"]
+    line = (
+        f"ONNX fp16, PSNR to PyTorch: {gate['value']:.3f} dB, limit 200 "
+        f"(validate.min_parity_fp16_db); worst on {culprit['picture']}; by fp16; "
+        f"{culprit['finding']}"
+    )
     assert outcome.code == 1
-    last = outcome.err.splitlines()[-1]
-    assert last.startswith("error: ONNX fp16 at budget 0.5: parity")
-    assert last.endswith(f"{gate['value']:.3f}, the limit 200; worst on {gate['culprit']}")
-    assert gate["culprit"] in ("eye.png", "fur.png")
-    assert "FAILED ONNX fp16" in outcome.out
+    assert outcome.err.splitlines()[-1] == f"error: budget 0.5: {line}"
+    assert f"FAILED {line}\n" in outcome.out
+    assert culprit["picture"] in ("eye.png", "fur.png")
+    assert "layer by layer none of" in culprit["finding"]  # its values agree: the limit is absurd
+    assert culprit["layer"] == ""
     assert validation["passed"] is False
 
 

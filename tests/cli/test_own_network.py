@@ -74,6 +74,7 @@ max_shape = [1, 3, 64, 64]
 [validate]
 pictures = "pictures"
 max_loss_db = 60.0
+max_picture_loss_db = 60.0
 """
 
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from sls_deploy.config import DataConfig
 from sls_deploy.data.bicubic import Picture, downscale
 from sls_deploy.data.degradation import Bicubic, Degradation, Frames, Pairs, choose_degradation
+from sls_deploy.data.given import Given
 from sls_deploy.data.images import list_images, read_image, write_image
 from sls_deploy.data.motion_blur import MotionBlur
 from sls_deploy.errors import SlsError
@@ -306,3 +307,38 @@ def test_frames_of_pairs_are_refused(write: Write, tmp_path: Path) -> None:
     with pytest.raises(SlsError, match=message):
         Frames(Pairs(tmp_path, list_images(tmp_path), 1), 3)
     assert chosen(tmp_path, frames=3, degradation="motion-blur")[1] == ["sharp/a.png"]
+
+
+def test_pictures_may_be_inputs_themselves(write: Write, tmp_path: Path) -> None:
+    write("sharp/a.png", "blur/a.png", "b.png")
+    degradation, paths = choose_degradation(DataConfig(), tmp_path, 4, 1, "none")
+    assert degradation == Given(4)
+    assert [path.relative_to(tmp_path).as_posix() for path in paths] == [
+        "b.png",
+        "blur/a.png",
+        "sharp/a.png",
+    ]
+    degraded, truth = degradation.pair(paths[0])
+    assert truth is None
+    np.testing.assert_array_equal(degraded, read_image(paths[0]))
+    assert degradation.files(paths[0]) == (paths[0],)
+    assert degradation.note == "Input is the picture itself, and there is no truth"
+
+
+def test_several_frames_without_truth_are_one_picture(write: Write, tmp_path: Path) -> None:
+    (path,) = write("a.png")
+    degradation, _ = choose_degradation(DataConfig(), tmp_path, 2, 5, "none")
+    assert (degradation.scale, degradation.frames) == (2, 5)
+    assert degradation.note.endswith("; it is repeated for all 5 frames")
+    frames, _ = degradation.pair(path)
+    for number in range(5):
+        np.testing.assert_array_equal(frames[:, :, 3 * number : 3 * number + 3], read_image(path))
+
+
+@pytest.mark.parametrize(("kind", "made"), [("bicubic", Bicubic), ("motion-blur", MotionBlur)])
+def test_a_kind_that_is_given_goes_before_that_of_the_settings(
+    write: Write, tmp_path: Path, kind: str, made: type
+) -> None:
+    write("a.png")
+    settings = DataConfig(degradation="pairs")
+    assert isinstance(choose_degradation(settings, tmp_path, 2, 1, kind)[0], made)

@@ -7,6 +7,7 @@ import pytest
 
 from sls_deploy.data.bicubic import downscale
 from sls_deploy.data.degradation import Bicubic, Frames, Pairs
+from sls_deploy.data.given import Given
 from sls_deploy.data.images import list_images, read_image, write_image
 from sls_deploy.data.truth import TruthFolder
 from sls_deploy.errors import SlsError
@@ -95,3 +96,40 @@ def test_the_side_of_an_input_that_a_network_takes_is_asked_for(folder: Path) ->
     TruthFolder(folder, Bicubic(2), least_side=20)
     with pytest.raises(SlsError, match=r"0\.png: 41x50 is too small .* need 42 pixels or more"):
         TruthFolder(folder, Bicubic(2), least_side=21)
+
+
+def test_without_truth_pictures_are_inputs(tmp_path: Path) -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8)
+    write_image(tmp_path / "a.png", photo)
+    truth = TruthFolder(tmp_path, Given(4))
+    (pair,) = truth
+    assert pair.hr is None
+    np.testing.assert_array_equal(pair.lr, photo)
+    assert (truth.scale, truth.files) == (4, [tmp_path / "a.png"])
+
+
+def test_inputs_without_truth_must_be_as_large_as_the_network_takes(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", np.zeros((7, 5, 3), np.uint8))
+    TruthFolder(tmp_path, Given(4), least_side=5)
+    with pytest.raises(SlsError, match=r"a\.png: 5x7 is too small .* need 6 pixels or more"):
+        TruthFolder(tmp_path, Given(4), least_side=6)
+
+
+def test_sizes_of_inputs_are_told_without_reading_them(folder: Path) -> None:
+    sizes = [(50, 41 + number) for number in range(8)]
+    assert TruthFolder(folder, Given(2)).input_sizes() == sizes
+    shrunk = [(height // 2, width // 2) for height, width in sizes]
+    truth = TruthFolder(folder, Bicubic(2))
+    assert truth.input_sizes() == shrunk == [pair.lr.shape[:2] for pair in truth]
+
+
+def test_a_picture_is_found_by_its_name(folder: Path) -> None:
+    (folder / "a").mkdir()
+    (folder / "0.png").rename(folder / "a" / "1.png")
+    truth = TruthFolder(folder, Bicubic(2))
+    for name in ("1.png", "a/1.png"):
+        pair = truth.named(name)
+        assert pair.name == name
+        np.testing.assert_array_equal(pair.hr, read_image(folder / name)[:50, : pair.hr.shape[1]])
+    with pytest.raises(SlsError, match=r"b\.png: holds no picture of that name"):
+        truth.named("b.png")

@@ -7,12 +7,21 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
-from scipy.signal import convolve2d
 
 from sls_deploy.errors import SlsError
-from sls_deploy.validate.metrics import luma, psnr, psnr_y, ssim_y, to_uint8
+from sls_deploy.validate.metrics import (
+    fidelity,
+    luma,
+    psnr,
+    psnr_rgb,
+    psnr_y,
+    qualities,
+    ssim_rgb,
+    ssim_y,
+    to_uint8,
+)
 
 Picture = NDArray[np.uint8]
 
@@ -39,6 +48,8 @@ def test_values_are_clipped_and_rounded() -> None:
     image = np.array([[[-0.2, 0.0, 0.49 / 255], [0.51 / 255, 1.0, 7.5]]], np.float32)
     assert to_uint8(image).tolist() == [[[0, 0, 0], [1, 255, 255]]]
     assert to_uint8(image).dtype == np.uint8
+    assert to_uint8(image.astype(np.float16)).tolist() == to_uint8(image).tolist()
+    assert to_uint8(image.astype(np.float64)).tolist() == to_uint8(image).tolist()
 
 
 @given(arrays(np.uint8, (4, 5, 3)))
@@ -79,37 +90,81 @@ def test_psnr_y_leaves_out_exactly_the_border(pictures: tuple[Picture, Picture])
     assert psnr_y(picture, changed, shave=3) < np.inf
 
 
-@pytest.mark.parametrize("shave", [0, 2, 4])
-def test_ssim_equals_its_formula(pictures: tuple[Picture, Picture], shave: int) -> None:
-    place = np.arange(-5, 6)
-    window = np.exp(-(place[:, None] ** 2 + place**2) / (2 * 1.5**2))
-    window /= window.sum()
-
-    def blur(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(convolve2d(values, window, mode="valid"))
-
-    inner = np.s_[shave : 48 - shave, shave : 56 - shave]
-    x, y = (luma(picture)[inner] for picture in pictures)
-    mean_x, mean_y = blur(x), blur(y)
-    variance_x, variance_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
-    covariance = blur(x * y) - mean_x * mean_y
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    similarity = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
-        (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
-    )
-    assert ssim_y(*pictures, shave) == pytest.approx(similarity.mean(), abs=1e-10)
-
-
 def test_ssim_of_equal_pictures_is_one(pictures: tuple[Picture, Picture]) -> None:
     assert ssim_y(pictures[0], pictures[0], shave=2) == pytest.approx(1, abs=1e-12)
+    assert ssim_rgb(pictures[0], pictures[0], shave=2) == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("shave", [0, 4])
+def test_all_at_once_is_each_alone(pictures: tuple[Picture, Picture], shave: int) -> None:
+    truth, picture = pictures
+    blue = truth.copy()
+    blue[..., 2] ^= 1  # a tenth of a level of luma
+    planar = np.ascontiguousarray(picture.transpose(2, 0, 1)).transpose(1, 2, 0)
+    for quality, one in zip(
+        qualities(truth, [picture, planar, blue], shave), (picture, planar, blue), strict=True
+    ):
+        assert quality.psnr_y == pytest.approx(psnr_y(one, truth, shave), abs=1e-5)
+        assert quality.psnr_rgb == pytest.approx(psnr_rgb(one, truth, shave), abs=1e-5)
+        assert quality.ssim_y == ssim_y(one, truth, shave)
+        assert quality.ssim_rgb == ssim_rgb(one, truth, shave)
+        assert quality.lpips is None
+
+
+def test_exact_picture_counts_as_100_db(pictures: tuple[Picture, Picture]) -> None:
+    (quality,) = qualities(pictures[0], [pictures[0].copy()], 0)
+    assert (quality.psnr_y, quality.psnr_rgb) == (100, 100)
+    nearly = np.zeros((2000, 1900, 3), np.uint8)
+    nearly[0, 0, 2] = 1  # 113 dB
+    assert qualities(np.zeros_like(nearly), [nearly], 0)[0].psnr_rgb == 100
+
+
+@given(
+    arrays(np.float32, array_shapes(max_side=40), elements=st.floats(-1, 2, width=32)), st.data()
+)
+def test_fidelity_equals_its_formulas(expected: NDArray[np.float32], data: st.DataObject) -> None:
+    elements = st.floats(-1, 2, width=32)
+    output = data.draw(arrays(np.float32, expected.shape, elements=elements))
+    found = fidelity(output, expected)
+    differences = np.abs(output - expected).astype(np.float64)
+    if not differences.any():
+        assert (found.psnr_db, found.max_error, found.p999_error) == (None, 0, 0)
+        return
+    assert found.psnr_db == pytest.approx(
+        psnr(differences, np.zeros(()) * differences, 1), abs=1e-4
+    )
+    assert found.max_error == differences.max()
+    assert found.p999_error == pytest.approx(np.percentile(differences, 99.9), rel=1e-9)
+
+
+@pytest.mark.parametrize("size", [1, 2, 999, 1000, 1001, 70_000, 462_963])
+@pytest.mark.parametrize("levels", [None, 3])
+def test_upper_percentile_of_many_values_is_exact(size: int, levels: int | None) -> None:
+    """Also where most values are equal."""
+    output = np.random.default_rng(size).exponential(0.01, size).astype(np.float32)
+    if levels:
+        output = np.round(output * levels * 50) / np.float32(levels * 50)
+    expected = np.zeros_like(output)
+    found = fidelity(output, expected)
+    assert found.p999_error == pytest.approx(np.percentile(output.astype(float), 99.9), rel=1e-9)
+
+
+def test_fidelity_of_tiny_and_of_huge_differences() -> None:
+    zeros = np.zeros(5000, np.float32)
+    for size in (1e-30, 1e-7, 1e25):
+        found = fidelity(zeros + np.float32(size), zeros)
+        assert found.psnr_db == pytest.approx(-20 * np.log10(size), abs=1e-4)
+        assert found.max_error == found.p999_error == pytest.approx(size)
 
 
 def test_different_shapes_are_refused(pictures: tuple[Picture, Picture]) -> None:
-    for measure in (psnr_y, ssim_y):
+    for measure in (psnr_y, psnr_rgb, ssim_y, ssim_rgb):
         with pytest.raises(SlsError, match=r"\(48, 56, 3\) and \(48, 55, 3\)"):
             measure(pictures[0], pictures[1][:, 1:], 2)
     with pytest.raises(SlsError, match="different shapes"):
         psnr(np.zeros(3), np.zeros((3, 1)), peak=1)
+    with pytest.raises(SlsError, match="different shapes"):
+        fidelity(np.zeros(3, np.float32), np.zeros((3, 1), np.float32))
 
 
 def test_pictures_too_small_are_refused() -> None:
