@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "def make():\n"
         "    return UNet(features=8, halvings=1)\n"
     )
-    torch.save({"state_dict": UNet(features=8, halvings=1).state_dict()}, root / "net.pth")
+    network = UNet(features=8, halvings=1).eval()
+    torch.save({"state_dict": network.state_dict()}, root / "net.pth")
+    with warnings.catch_warnings(action="ignore"):  # PyTorch's own, of its next version
+        torch.onnx.export(network, (torch.zeros(1, 3, 64, 64),), root / "a.onnx", verbose=False)
     return root
 
 

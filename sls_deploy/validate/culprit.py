@@ -120,7 +120,7 @@ def _pruned_layer(ratios: Mapping[str, Any] | None) -> tuple[str, str]:
         alone[name] = dict(layer.get("sensitivity", ())).get(kept, 0.0)
         narrowed += list(layer.get("width", ())) != list(layer.get("shape", ()))[:2]
     total = math.fsum(alone.values())
-    narrower = f"; {narrowed} layers are narrower too, which is in no layer's figure"
+    narrower = f"; what {narrowed} narrower ones lose by that was not measured layer by layer"
     if not total:
         told = "the search did not measure what each layer alone loses"
         return "", told + (narrower if narrowed else "")
