@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sls_deploy.export.bisect import Bisection, bisection, psnr_of
 from sls_deploy.export.fold_norms import fold_norms
-from sls_deploy.export.graph_values import GraphValues, Ports
+from sls_deploy.export.graph_values import GraphValues
 from sls_deploy.export.pairing import exact_layers, pair_layers
 from sls_deploy.export.torch_values import (
     LayerCall,
@@ -32,7 +32,7 @@ _NEAREST = 4
 
 
 def bisect_foreign(
-    model: RestorationModel, content: bytes, pictures: Pictures, limit_db: float, ports: Ports
+    model: RestorationModel, content: bytes, pictures: Pictures, limit_db: float
 ) -> Bisection:
     """Compare the values of any graph with those that PyTorch computes of the same pictures.
 
@@ -45,23 +45,23 @@ def bisect_foreign(
 
     Args:
         model: the network, as it was loaded.
-        content: the ONNX file, with its weights inside.
+        content: the ONNX file, its weights inside, adapted to take 'input' and give 'output', both
+            NCHW float32 (`runtime.foreign_graph.adapted`).
         pictures: NCHW float32, RGB, 0..1, made to fit as `bisect_pytorch` does; memory is that of
             all activations, twice.
         limit_db: PSNR below which a value departs.
-        ports: how the graph takes and gives pictures.
 
     Raises:
         SlsError: ONNX Runtime is not installed, or one of both cannot run the pictures.
     """
     proto = onnx.load_model_from_string(content)
     model = _folded_alike(model, proto)
-    graph = GraphValues(content, ports)
+    graph = GraphValues(content)
     about = model.description
     fitted = graph.fitted(pictures, about.least_side, about.multiple)
     computed = graph.run(fitted)
     known = torch_values(model, fitted)
-    found = _Comparison(proto, computed, known, limit_db, ports.output)
+    found = _Comparison(proto, computed, known, limit_db)
     return bisection(
         graph.proto,
         [(found.expected, computed)],
@@ -88,7 +88,6 @@ class _Comparison:
         computed: its values.
         known: PyTorch's.
         limit_db: PSNR below which a value departs.
-        output: the value that is the picture.
     """
 
     def __init__(
@@ -97,7 +96,6 @@ class _Comparison:
         computed: Mapping[str, NDArray[Any]],
         known: TorchValues,
         limit_db: float,
-        output: str,
     ) -> None:
         self.expected: dict[str, NDArray[Any]] = {}
         """By value of the graph."""
@@ -118,7 +116,7 @@ class _Comparison:
                     continue
                 call = pairs.get(name)
                 paired = None if call is None else _given(known, call, node, computed[name])
-                if name == output:
+                if name == "output":
                     self._take(name, known.values[-1])
                     sure.add(name)
                 elif call is not None and paired is not None:

@@ -15,14 +15,12 @@ from sls_deploy.engine.manifest import EngineManifest, verified_manifest
 from sls_deploy.errors import SlsError
 from sls_deploy.export.bisect import Bisection
 from sls_deploy.export.bisect_foreign import bisect_foreign
-from sls_deploy.export.graph_values import Ports
 from sls_deploy.export.parity import MIN_PARITY_DB
 from sls_deploy.files import hash_file
 from sls_deploy.models.model import RestorationModel, load_model
 from sls_deploy.models.restoration import COLOURS
 from sls_deploy.onnx_file import read_model
 from sls_deploy.progress import Report, silent
-from sls_deploy.runtime.foreign_graph import INPUT, OUTPUT
 from sls_deploy.runtime.foreign_onnx import ForeignOnnxRunner
 from sls_deploy.runtime.padding import Padded
 from sls_deploy.runtime.pytorch import TorchRunner
@@ -41,13 +39,12 @@ from sls_deploy.validate.foreign_precision import (
     typed,
 )
 from sls_deploy.validate.forms import Form, Tiling, stages_of
+from sls_deploy.validate.gate import BYTES_DB
 
 _SIDE = 64
 """Side of the crop that tells how a file of open sizes takes pictures, in pixels."""
 _OVERLAP = 32
 """Input pixels that tiles of a fixed size share, half of their side at most."""
-_PLAIN = Ports(INPUT, OUTPUT, False, lambda pictures: pictures, lambda pictures: pictures)
-"""How a graph takes pictures once it is adapted."""
 
 
 def validate_file(
@@ -142,7 +139,8 @@ def _open_onnx(path: Path, network: RestorationModel, truth: TruthFolder, output
 
     def bisect(degraded: Pictures) -> Bisection:
         limit = MIN_PARITY_DB[precision]
-        return bisect_foreign(network, typed(runner.graph), degraded, limit, _PLAIN)
+        limit = min(limit, BYTES_DB) if runner.in_bytes else limit
+        return bisect_foreign(network, typed(runner.graph), degraded, limit)
 
     stage = StageId(name, "onnx", precision, runner.in_bytes, previous=DENSE, reference=DENSE)
     beside = {f"{name}, {file.name}": hash_file(file) for file in external_files(path)}

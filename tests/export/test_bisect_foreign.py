@@ -11,14 +11,13 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from sls_deploy.config import ModelConfig
 from sls_deploy.export.bisect import Bisection
 from sls_deploy.export.bisect_foreign import bisect_foreign
-from sls_deploy.export.graph_values import Ports
 from sls_deploy.export.torch_values import network_layers, torch_values
 from sls_deploy.models.probe import probe
 from sls_deploy.models.restoration import RestorationModel
@@ -60,7 +59,7 @@ def exported(name: str, exporter: str) -> bytes:
     """A network of the zoo or the one above, exported as someone would who never saw us."""
     model = network() if name == "by_hand" else zoo_model(name)
     file, pictures = BytesIO(), torch.rand(1, 3, 24, 32)
-    names = {"input_names": ["lq"], "output_names": ["restored"]}
+    names = {"input_names": ["input"], "output_names": ["output"]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
@@ -84,15 +83,8 @@ def pictures() -> NDArray[np.float32]:
     return np.random.default_rng(0).random((1, 3, 24, 32), dtype=np.float32)
 
 
-def same(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    return values
-
-
-PORTS = Ports("lq", "restored", False, same, same)
-
-
-def bisected(proto: onnx.ModelProto, ports: Ports = PORTS) -> Bisection:
-    return bisect_foreign(network(), proto.SerializeToString(), pictures(), 80, ports)
+def bisected(proto: onnx.ModelProto) -> Bisection:
+    return bisect_foreign(network(), proto.SerializeToString(), pictures(), 80)
 
 
 def loaded(exporter: str = "dynamo") -> onnx.ModelProto:
@@ -116,7 +108,7 @@ def damage(proto: onnx.ModelProto, layer: str, change: Change) -> None:
 
 def without_names(proto: onnx.ModelProto) -> None:
     """Take away every name that could lead back to the network."""
-    kept = {"lq", "restored"}
+    kept = {"input", "output"}
     names = [item.name for item in proto.graph.initializer]
     names += [name for node in proto.graph.node for name in node.output if name not in kept]
     new = {name: f"v{number}" for number, name in enumerate(names)}
@@ -172,7 +164,7 @@ def test_a_right_export_departs_nowhere(exporter: str) -> None:
 )
 def test_steps_that_only_one_of_both_has_are_no_departure(name: str, exporter: str) -> None:
     content = exported(name, exporter)
-    found = bisect_foreign(zoo_model(name), content, pictures(), 80, PORTS)
+    found = bisect_foreign(zoo_model(name), content, pictures(), 80)
     assert found.first is None
     assert len(found.values) > 5
 
@@ -241,45 +233,10 @@ def test_rounded_weights_are_still_those_of_their_layers() -> None:
         if values.dtype == np.float32:
             rounded = values.astype(np.float16).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(rounded, tensor.name))
-    found = bisect_foreign(network(), proto.SerializeToString(), pictures(), 50, PORTS)
+    found = bisect_foreign(network(), proto.SerializeToString(), pictures(), 50)
     assert found.first is None
     assert min(item.psnr_db for item in found.values) < 90
     assert {"entry", "mix", "up.0"} <= {item.layer for item in found.values}
-
-
-def test_a_graph_of_another_form_is_fed_as_it_wants_it() -> None:
-    """Half floats, NHWC, 0..255, at both ends."""
-    proto = loaded()
-    graph = proto.graph
-    for node in graph.node:
-        node.input[:] = ["lq in floats" if name == "lq" else name for name in node.input]
-        node.output[:] = ["in floats" if name == "restored" else name for name in node.output]
-    graph.initializer.append(numpy_helper.from_array(np.float32(255), "levels"))
-    graph.node.insert(0, helper.make_node("Div", ["turned in"], ["lq in floats"], "div"))
-    graph.node[0].input.append("levels")
-    graph.node.insert(0, helper.make_node("Transpose", ["wide"], ["turned in"], perm=[0, 3, 1, 2]))
-    graph.node.insert(0, helper.make_node("Cast", ["lq"], ["wide"], to=onnx.TensorProto.FLOAT))
-    graph.node.append(helper.make_node("Mul", ["in floats", "levels"], ["large"]))
-    graph.node.append(helper.make_node("Transpose", ["large"], ["restored"], perm=[0, 2, 3, 1]))
-    half = onnx.TensorProto.FLOAT16
-    graph.input[0].CopyFrom(helper.make_tensor_value_info("lq", half, [1, 24, 32, 3]))
-    graph.output[0].CopyFrom(helper.make_tensor_value_info("restored", 1, [1, 48, 64, 3]))
-    ports = Ports(
-        "lq",
-        "restored",
-        True,
-        lambda given: (given * 255).transpose(0, 2, 3, 1),
-        lambda gave: gave.transpose(0, 3, 1, 2) / 255,
-    )
-    # Half floats hold whole levels.
-    levels = np.round(pictures() * 255) / np.float32(255)
-    right = bisect_foreign(network(), proto.SerializeToString(), levels, 80, ports)
-    assert right.first is None
-    damage(proto, "body.2", DAMAGES["scaled"])
-    wrong = bisect_foreign(network(), proto.SerializeToString(), levels, 80, ports)
-    assert wrong.first is not None
-    assert wrong.first.layer == "body.2"
-    assert not wrong.passed
 
 
 def test_values_know_their_modules_and_functions() -> None:
