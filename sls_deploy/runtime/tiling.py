@@ -35,7 +35,7 @@ class Tiled:
             network with strides sees the same grid in all of them. The picture is filled up for
             that by reflection, as by `Padded`.
         longest: longest side that the runner takes, in pixels: pictures with a longer one are cut
-            whatever their size. None if there is no limit.
+            whatever their size, and no tile is longer. None if there is no limit.
     """
 
     def __init__(
@@ -101,15 +101,16 @@ class Tiled:
         """The tiles with their cuts down and across; the batch itself where it is left whole."""
         sides = pictures.shape[2:]
         if isinstance(self._tile, int):
-            longest = [self._smallest_tile(side, self._tile) for side in sides]
-            within = self._longest is None or max(sides) <= self._longest
-            if sides[0] * sides[1] <= self._tile**2 and within:
-                longest = list(sides)
+            most = self._longest or max(sides)
+            if sides[0] * sides[1] <= self._tile**2 and max(sides) <= most:
+                sizes = list(sides)
+            else:
+                sizes = [self._smallest_tile(side, min(self._tile, most)) for side in sides]
         else:
-            longest = list(self._tile)
+            sizes = list(self._tile)
         rows, columns = (
             _cuts(side, tile, self._overlap, self._multiple)
-            for side, tile in zip(sides, longest, strict=True)
+            for side, tile in zip(sides, sizes, strict=True)
         )
         filled = reflect(pictures, rows[-1].stop, columns[-1].stop)
         for down in rows:

@@ -129,6 +129,14 @@ def test_picture_longer_than_the_runner_takes_is_cut() -> None:
     assert set(inner.shapes) == {(8, 32)}
 
 
+@pytest.mark.parametrize("sides", [(20, 30), (8, 128), (40, 40), (200, 24)])
+def test_no_tile_is_longer_than_the_runner_takes(sides: tuple[int, int]) -> None:
+    inner, pictures = Doubling(), noise(1, 3, *sides)
+    output = Tiled(inner, 32, 8, 2, longest=24).run(pictures)
+    np.testing.assert_array_equal(output, pictures.repeat(2, axis=2).repeat(2, axis=3))
+    assert max(map(max, inner.shapes)) <= 24
+
+
 def test_tiles_are_as_few_and_as_small_as_possible() -> None:
     inner = Doubling()
     Tiled(inner, 64, 8, 2).run(noise(1, 3, 66, 120))
