@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sls_deploy.data.bicubic import Picture
 from sls_deploy.data.degradation import Source
 from sls_deploy.data.given import Given
@@ -26,6 +29,12 @@ class Pair:
     """Input, uint8 HWC, its channels RGB times the frames."""
     hr: Picture | None
     """Truth, uint8 HWC RGB, cut to a multiple of the scale; None where there is none."""
+
+    @property
+    def degraded(self) -> NDArray[np.float32]:
+        """The input as runners take it: a batch of one, NCHW float32 on 0..1, contiguous."""
+        batch = np.divide(self.lr.transpose(2, 0, 1)[None], 255, dtype=np.float32)
+        return np.ascontiguousarray(batch)
 
 
 class TruthFolder:

@@ -75,6 +75,11 @@ class EngineManifest:
     evidence: Evidence
     """What is proven of its sparsity."""
 
+    @property
+    def in_bytes(self) -> bool:
+        """Whether it takes pictures of 8 bits."""
+        return self.inputs[0].dtype == "UINT8"
+
 
 def write_manifest(path: Path, manifest: EngineManifest) -> Path:
     """Write a manifest atomically and return its path."""

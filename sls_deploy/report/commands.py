@@ -104,7 +104,7 @@ def _build(run: Run, config: Config, stored: Stored) -> Iterator[Flags]:
 
 def _build_flags(made: EngineManifest, given: BuildConfig, fitted: BuildConfig) -> Flags:
     """Flags beside target and precision; the same sizes may come from other ones asked for."""
-    io = "uint8" if made.inputs[0].dtype == "UINT8" else "float"
+    io = "uint8" if made.in_bytes else "float"
     flags = _unless(io == given.io, "--io", io)
     flags += _unless(made.backend == given.backend, "--backend", made.backend)
     for name in _SHAPES:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import get_args
 
 from sls_deploy.config_file import to_toml
-from sls_deploy.engine.device import present_device
 from sls_deploy.engine.evidence import Level
 from sls_deploy.errors import SlsError
 from sls_deploy.models.own import is_own, short_name
@@ -26,7 +25,7 @@ from sls_deploy.report.searched import competitors, costs, history
 from sls_deploy.report.stored import Engine, Stored, read_stored
 from sls_deploy.report.verdict import verdict
 from sls_deploy.run import Run
-from sls_deploy.runtime.sparsity_gain import read_gain, with_gain
+from sls_deploy.runtime.sparsity_gain import known_evidence
 from sls_deploy.search.outcome import RATIOS
 from sls_deploy.validate.engines import engine_name
 
@@ -96,12 +95,9 @@ def _budget(run: Run, stored: Stored) -> BudgetReport:
 
 
 def _engines(engines: Iterable[Engine]) -> Iterator[EngineFacts]:
-    here = present_device()
     for engine in engines:
         manifest = engine.manifest
-        gain = read_gain(engine.plan, manifest.plan_sha256)
-        known = manifest.evidence
-        evidence = known if gain is None else with_gain(known, gain, here)
+        evidence = known_evidence(engine.plan, manifest)
         yield EngineFacts(
             name=engine_name(engine.plan),
             backend=f"{manifest.backend} {manifest.backend_version}",

@@ -11,8 +11,9 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from sls_deploy.engine.backends import BACKENDS
-from sls_deploy.engine.device import Device
+from sls_deploy.engine.device import Device, present_device
 from sls_deploy.engine.evidence import Evidence
+from sls_deploy.engine.manifest import EngineManifest
 from sls_deploy.engine.request import Dimensions
 from sls_deploy.errors import SlsError, problem
 from sls_deploy.files import write_json
@@ -171,6 +172,21 @@ def measure_gain(
         layers=_layers(times[True], times[False]),
         dense_is_dense=_are_dense(times[False]),
     )
+
+
+def known_evidence(plan: Path, manifest: EngineManifest) -> Evidence:
+    """All that is known of an engine's sparsity by now: its manifest's, and a gain beside it.
+
+    Args:
+        plan: the engine.
+        manifest: of exactly these bytes, from `verified_manifest`.
+
+    Raises:
+        SlsError: the file of the gain is damaged.
+    """
+    gain = read_gain(plan, manifest.plan_sha256)
+    known = manifest.evidence
+    return known if gain is None else with_gain(known, gain, present_device())
 
 
 def with_gain(evidence: Evidence, gain: SparsityGain, here: Device | None) -> Evidence:

@@ -43,7 +43,7 @@ class EngineRunner:
         manifest = verified_manifest(plan)
         self.name = name or f"{manifest.backend} {plan.stem}"
         self._manifest = manifest
-        self._in_bytes = manifest.inputs[0].dtype == "UINT8"
+        self._in_bytes = manifest.in_bytes
         self._kernels = cache_folder() / "kernels" / manifest.plan_sha256
         self._engine = load_engine(plan, manifest, self.name, self._kernels)
 

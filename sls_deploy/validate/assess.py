@@ -7,10 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sls_deploy.config import ValidateConfig
-from sls_deploy.data.truth import Pair, TruthFolder
+from sls_deploy.data.truth import TruthFolder
 from sls_deploy.export.bisect import Bisection
 from sls_deploy.progress import Progress, Report
 from sls_deploy.runtime.runner import Pictures
@@ -136,15 +134,23 @@ def _blamed(
     losses: Sequence[Loss],
     metric: Metric,
 ) -> Gate:
-    degraded = input_of(truth.named(gate.picture))
+    degraded = truth.named(gate.picture).degraded
     runners = {stage.id.name: stage.runner for stage in subject.stages}
     judged = next(stage.id for stage in subject.stages if stage.id.name == gate.stage)
-    place = None
-    if judged.reference:
+
+    def place() -> tuple[int, int]:
         expected = runners[judged.reference].run(degraded)
-        place = place_of_error(expected, runners[judged.name].run(degraded), truth.scale)
+        return place_of_error(expected, runners[judged.name].run(degraded), truth.scale)
+
     culprit = find_culprit(
-        gate, stages, losses, degraded, subject.bisect, subject.ratios, metric, place
+        gate,
+        stages,
+        losses,
+        degraded,
+        subject.bisect,
+        subject.ratios,
+        metric,
+        place if judged.reference else None,
     )
     return replace(gate, culprit=culprit)
 
@@ -159,12 +165,6 @@ def _crops(
     found = []
     for name, why, told in choose_pictures(stages, metric):
         pair = truth.named(name)
-        degraded = input_of(pair)
-        outputs = {stage.id.name: stage.runner.run(degraded) for stage in subject.stages}
+        outputs = {stage.id.name: stage.runner.run(pair.degraded) for stage in subject.stages}
         found.append(write_crops(place.folder, place.root, pair, why, told, outputs))
     return tuple(found)
-
-
-def input_of(pair: Pair) -> Pictures:
-    """A network's input of a pair, NCHW float32."""
-    return (pair.lr.transpose(2, 0, 1)[None] / 255).astype(np.float32)

@@ -31,7 +31,7 @@ def find_culprit(
     bisect: Mapping[str, Callable[[Pictures], Bisection]],
     ratios: Mapping[str, Any] | None,
     metric: Metric,
-    place: tuple[int, int] | None = None,
+    place: Callable[[], tuple[int, int]] | None = None,
 ) -> Culprit:
     """Name the step that did most to a gate's worst picture, and the layer in it.
 
@@ -49,8 +49,8 @@ def find_culprit(
         bisect: by a stage's name, what compares its graph with PyTorch on an input.
         ratios: ratios.json, with 'refill' only if those weights were exported; None without one.
         metric: the figure whose loss counts.
-        place: row and column of the input, in pixels, around which values are compared; its
-            middle if left out. See `place_of_error`.
+        place: gives row and column of the input, in pixels, around which values are compared, and
+            is asked only if they are; the middle if left out. See `place_of_error`.
     """
     named = {stage.name: stage for stage in stages}
     steps = _steps(gate, named)
@@ -134,14 +134,14 @@ def _departing_layer(
     stage: StageFigures,
     degraded: Pictures,
     bisect: Callable[[Pictures], Bisection] | None,
-    place: tuple[int, int] | None,
+    place: Callable[[], tuple[int, int]] | None,
 ) -> tuple[str, str]:
     """The layer of a graph that departs from PyTorch first, and how that is known."""
     in_engine = stage.stage.kind == "engine"
     if bisect is None:
         file = "no ONNX file of its precision is" if in_engine else "its graph is not"
         return "", f"{file} there to compare layer by layer"
-    part, where = _part(degraded, place)
+    part, where = _part(degraded, place() if place else None)
     try:
         found = bisect(part)
     except SlsError as error:

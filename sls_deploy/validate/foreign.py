@@ -9,9 +9,7 @@ from pathlib import Path
 from sls_deploy.config import DataConfig, ModelConfig, ValidateConfig
 from sls_deploy.data.degradation import choose_degradation
 from sls_deploy.data.truth import TruthFolder
-from sls_deploy.engine.device import present_device
-from sls_deploy.engine.evidence import Evidence
-from sls_deploy.engine.manifest import EngineManifest, verified_manifest
+from sls_deploy.engine.manifest import verified_manifest
 from sls_deploy.errors import SlsError
 from sls_deploy.export.bisect import Bisection
 from sls_deploy.export.bisect_foreign import bisect_foreign
@@ -25,8 +23,7 @@ from sls_deploy.runtime.foreign_onnx import ForeignOnnxRunner
 from sls_deploy.runtime.padding import Padded
 from sls_deploy.runtime.pytorch import TorchRunner
 from sls_deploy.runtime.runner import Pictures
-from sls_deploy.runtime.sparsity_gain import read_gain, with_gain
-from sls_deploy.runtime.tensorrt import EngineRunner
+from sls_deploy.runtime.sparsity_gain import known_evidence
 from sls_deploy.sizes import padded_side
 from sls_deploy.validate.assess import Subject, assess
 from sls_deploy.validate.engines import engine_name
@@ -38,13 +35,11 @@ from sls_deploy.validate.foreign_precision import (
     runnable_here,
     typed,
 )
-from sls_deploy.validate.forms import Form, Tiling, stages_of
+from sls_deploy.validate.forms import Form, Tiling, engine_form, pytorch_form, stages_of
 from sls_deploy.validate.gate import BYTES_DB
 
 _SIDE = 64
 """Side of the crop that tells how a file of open sizes takes pictures, in pixels."""
-_OVERLAP = 32
-"""Input pixels that tiles of a fixed size share, half of their side at most."""
 
 
 def validate_file(
@@ -88,11 +83,15 @@ def validate_file(
         DataConfig(), options.pictures, about.scale, about.frames, options.degradation
     )
     truth = TruthFolder(options.pictures, degradation, paths=paths)
-    dense = StageId(DENSE, "dense", "fp32", in_bytes=False, previous="", reference="")
-    forms = [Form(dense, TorchRunner(network, DENSE), hash_file(model.weights))]
-    engines = [] if engine is None else [_open_engine(engine, onnx)]
+    forms = [pytorch_form(network, model.weights)]
+    manifest = None if engine is None else verified_manifest(engine)
     found = None if onnx is None else _open_onnx(onnx, network, truth, output)
-    forms += [*([] if found is None else [found.form]), *engines]
+    forms += [] if found is None else [found.form]
+    evidence = {}
+    if engine is not None and manifest is not None:
+        source = found.form if found and found.form.sha256 == manifest.onnx_sha256 else None
+        forms.append(engine_form(engine, manifest, source, DENSE))
+        evidence[engine_name(engine)] = known_evidence(engine, manifest)
     tiling = Tiling.of(options.tile, forms)
     subject = Subject(
         stages_of(forms, about, tiling),
@@ -101,12 +100,8 @@ def validate_file(
         {**{form.id.name: form.sha256 for form in forms}, **(found.beside if found else {})},
         tuple(_notes(found)),
     )
-    tile = tiling.side if tiling.cuts(truth) else None
-    validation = assess(truth, subject, options, "validate", report, tile=tile)
-    return replace(
-        validation,
-        evidence={} if engine is None else {engine_name(engine): _evidence(engine)},
-    )
+    found_out = assess(truth, subject, options, "validate", report, tile=tiling.cut(truth))
+    return replace(found_out, evidence=evidence)
 
 
 @dataclass(frozen=True)
@@ -149,26 +144,6 @@ def _open_onnx(path: Path, network: RestorationModel, truth: TruthFolder, output
     )
 
 
-def _open_engine(plan: Path, onnx: Path | None) -> Form:
-    manifest, name = verified_manifest(plan), engine_name(plan)
-    built_from_it = onnx is not None and hash_file(onnx) == manifest.onnx_sha256
-    return Form(
-        StageId(
-            name,
-            "engine",
-            manifest.precision,
-            manifest.inputs[0].dtype == "UINT8",
-            previous=f"ONNX {onnx.name}" if onnx and built_from_it else DENSE,
-            reference=DENSE,
-        ),
-        EngineRunner(plan, name),
-        manifest.plan_sha256,
-        onnx if built_from_it else None,
-        max(manifest.min_shape[2:]),
-        min(manifest.max_shape[2:]),
-    )
-
-
 def _bisections(found: _Opened, forms: list[Form]) -> dict[str, Callable[[Pictures], Bisection]]:
     """Of every form that is or was built from the ONNX file."""
     return {form.id.name: found.bisect for form in forms if form.graph == found.form.graph}
@@ -184,10 +159,3 @@ def _notes(found: _Opened | None) -> Iterator[str]:
             f"It takes pictures of {size[1]}x{size[0]} only: for all stages larger ones are cut "
             "into overlapping tiles of that size, and smaller ones filled up by reflection."
         )
-
-
-def _evidence(plan: Path) -> Evidence:
-    manifest: EngineManifest = verified_manifest(plan)
-    gain = read_gain(plan, manifest.plan_sha256)
-    known = manifest.evidence
-    return known if gain is None else with_gain(known, gain, present_device())

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sls_deploy.data.truth import Pair, TruthFolder
+from sls_deploy.data.truth import TruthFolder
 from sls_deploy.runtime.padding import reflect
 from sls_deploy.runtime.runner import Pictures
 
@@ -33,7 +33,7 @@ class ProbeCrop:
 
     def __init__(self, truth: TruthFolder, side: int) -> None:
         step = -(-len(truth.paths) // _LOOKED_AT)
-        self._pictures = [as_input(truth.pair(path)) for path in truth.paths[::step]]
+        self._pictures = [truth.pair(path).degraded for path in truth.paths[::step]]
         self._side = side
 
     def __call__(self, size: tuple[int, int] | None) -> Pictures:
@@ -44,11 +44,6 @@ class ProbeCrop:
             return np.ascontiguousarray(crop)
         tinted = crop.reshape(-1, *_TINT.shape[:1], height, width) * _TINT
         return (np.round(tinted.reshape(crop.shape) * 255) / 255).astype(np.float32)
-
-
-def as_input(pair: Pair) -> Pictures:
-    """The input of a pair as runners take it: a batch of one, NCHW float32 on 0..1."""
-    return (pair.lr.transpose(2, 0, 1)[None] / 255).astype(np.float32)
 
 
 def _crops(pictures: Sequence[Pictures], height: int, width: int) -> Iterator[Pictures]:

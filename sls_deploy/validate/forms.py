@@ -54,21 +54,23 @@ class Form:
     """The one height and width of its input; None if it takes several."""
 
 
-def pytorch_forms(networks: Sequence[RestorationModel], files: Sequence[Path]) -> list[Form]:
-    """The dense and the sparse network in PyTorch.
+def pytorch_form(network: RestorationModel, file: Path, *, sparse: bool = False) -> Form:
+    """A network in PyTorch: the dense one, or the sparse one that was made from it.
 
     Args:
-        networks: both.
-        files: what they were loaded from.
+        network: which.
+        file: what it was loaded from.
+        sparse: whether it is the sparse one.
     """
-    ids = (
-        StageId(DENSE, "dense", "fp32", in_bytes=False, previous="", reference=""),
-        StageId(SPARSE, "sparse", "fp32", in_bytes=False, previous=DENSE, reference=""),
+    about = StageId(
+        SPARSE if sparse else DENSE,
+        "sparse" if sparse else "dense",
+        "fp32",
+        in_bytes=False,
+        previous=DENSE if sparse else "",
+        reference="",
     )
-    return [
-        Form(form, TorchRunner(network, form.name), hash_file(file))
-        for form, network, file in zip(ids, networks, files, strict=True)
-    ]
+    return Form(about, TorchRunner(network, about.name), hash_file(file))
 
 
 def graph_forms(graphs: Mapping[Precision, Path], not_run: dict[str, str]) -> list[Form]:
@@ -112,25 +114,41 @@ def engine_forms(
     """
     forms, sources = [], {form.id.precision: form for form in graphs}
     for plan in plans:
-        name = engine_name(plan)
         try:
-            manifest, runner = verified_manifest(plan), EngineRunner(plan, name)
+            manifest = verified_manifest(plan)
+            forms.append(engine_form(plan, manifest, sources.get(manifest.precision), SPARSE))
         except SlsError as error:
-            not_run[name] = error.what
-            continue
-        source = sources.get(manifest.precision)
-        previous = source.id.name if source else SPARSE
-        forms.append(
-            Form(
-                StageId(name, "engine", manifest.precision, _in_bytes(manifest), previous, SPARSE),
-                runner,
-                manifest.plan_sha256,
-                source.graph if source else None,
-                max(manifest.min_shape[2:]),
-                min(manifest.max_shape[2:]),
-            )
-        )
+            not_run[engine_name(plan)] = error.what
     return forms
+
+
+def engine_form(plan: Path, manifest: EngineManifest, source: Form | None, reference: str) -> Form:
+    """An engine that this machine can run.
+
+    Args:
+        plan: the engine.
+        manifest: of exactly these bytes, from `verified_manifest`.
+        source: the ONNX file that it was built from; None if that does not run here.
+        reference: name of the PyTorch stage that it is to equal.
+
+    Raises:
+        SlsError: as `EngineRunner`.
+    """
+    return Form(
+        StageId(
+            engine_name(plan),
+            "engine",
+            manifest.precision,
+            manifest.in_bytes,
+            previous=source.id.name if source else reference,
+            reference=reference,
+        ),
+        EngineRunner(plan, engine_name(plan)),
+        manifest.plan_sha256,
+        source.graph if source else None,
+        max(manifest.min_shape[2:]),
+        min(manifest.max_shape[2:]),
+    )
 
 
 def graph_name(precision: Precision) -> str:
@@ -164,14 +182,11 @@ class Tiling:
         longest = min((form.largest for form in forms if form.largest), default=None)
         return cls(fixed or tile, longest)
 
-    @property
-    def side(self) -> int:
-        """Longest side of a tile, pixels."""
+    def cut(self, truth: TruthFolder) -> int | None:
+        """Longest side of the tiles that pictures are cut into, pixels; None if none is cut."""
+        if not any(map(self._cuts, truth.input_sizes())):
+            return None
         return self.tile if isinstance(self.tile, int) else max(self.tile)
-
-    def cuts(self, truth: TruthFolder) -> bool:
-        """Whether one of the pictures is cut."""
-        return any(map(self._cuts, truth.input_sizes()))
 
     def _cuts(self, size: tuple[int, int]) -> bool:
         if not isinstance(self.tile, int):
@@ -216,7 +231,3 @@ def bisections(
 
         found[form.id.name] = bisect
     return found
-
-
-def _in_bytes(manifest: EngineManifest) -> bool:
-    return manifest.inputs[0].dtype == "UINT8"

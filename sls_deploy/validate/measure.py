@@ -191,10 +191,7 @@ def _prepared(
 
     def prepare() -> tuple[Pair, Pictures] | None:
         pair = next(iterator, None)
-        if pair is None:
-            return None
-        degraded = np.divide(pair.lr.transpose(2, 0, 1)[None], 255, dtype=np.float32)
-        return pair, np.ascontiguousarray(degraded)
+        return None if pair is None else (pair, pair.degraded)
 
     waiting = deque(decoder.submit(prepare) for _ in range(_AHEAD))
     while found := waiting.popleft().result():

@@ -14,7 +14,6 @@ from pydantic import TypeAdapter, ValidationError
 from sls_deploy.config import Config, ValidateConfig
 from sls_deploy.data.degradation import choose_degradation
 from sls_deploy.data.truth import TruthFolder
-from sls_deploy.engine.device import present_device
 from sls_deploy.engine.evidence import Evidence
 from sls_deploy.engine.gpu import gpu_architecture
 from sls_deploy.engine.manifest import verified_manifest
@@ -25,7 +24,7 @@ from sls_deploy.models.model import load_model
 from sls_deploy.models.own import code_hash
 from sls_deploy.progress import Report, silent
 from sls_deploy.run import Run, budget_name, versions
-from sls_deploy.runtime.sparsity_gain import gain_file, read_gain, with_gain
+from sls_deploy.runtime.sparsity_gain import gain_file, known_evidence
 from sls_deploy.sparsity.ratios import REFILLED, read_ratios
 from sls_deploy.validate.assess import CropFolder, Subject, assess
 from sls_deploy.validate.engines import engine_name, why_stale
@@ -36,7 +35,7 @@ from sls_deploy.validate.forms import (
     engine_forms,
     exported_graphs,
     graph_forms,
-    pytorch_forms,
+    pytorch_form,
     stages_of,
 )
 
@@ -115,19 +114,20 @@ def validate_budget(
     path = folder / f"{name}.json"
 
     def work() -> Iterable[Path]:
-        networks = [load_model(file, config.model) for file in (weights, sparse_file)]
+        dense, sparse = (load_model(file, config.model) for file in (weights, sparse_file))
         not_run = {engine_name(plan): reason for plan, reason in stale.items() if reason}
         sound = [plan for plan, reason in stale.items() if not reason]
         files = graph_forms(graphs, not_run)
         forms = [
-            *pytorch_forms(networks, (weights, sparse_file)),
+            pytorch_form(dense, weights),
+            pytorch_form(sparse, sparse_file, sparse=True),
             *files,
             *engine_forms(sound, files, not_run),
         ]
         tiling = Tiling.of(options.tile, forms)
         subject = Subject(
-            stages_of(forms, networks[0].description, tiling),
-            bisections(forms, networks[1]),
+            stages_of(forms, dense.description, tiling),
+            bisections(forms, sparse),
             _exported(ratios, sparse_file),
             {form.id.name: form.sha256 for form in forms},
         )
@@ -138,7 +138,7 @@ def validate_budget(
                 options,
                 f"validate {budget_name(budget)}",
                 report,
-                tile=tiling.side if tiling.cuts(truth) else None,
+                tile=tiling.cut(truth),
                 crops=CropFolder(folder / name, run.path),
             ),
             budget=budget,
@@ -193,14 +193,10 @@ def _name(folder: Path) -> str:
 
 def _evidence(stale: Mapping[Path, str]) -> dict[str, Evidence]:
     """What is known of engines that are what the run built; of others it says nothing."""
-    here = present_device()
     found = {}
     for plan, reason in stale.items():
         if reason:
             continue
         with suppress(SlsError):  # why an engine is of no use stands among those that were not run
-            manifest = verified_manifest(plan)
-            gain = read_gain(plan, manifest.plan_sha256)
-            known = manifest.evidence
-            found[engine_name(plan)] = known if gain is None else with_gain(known, gain, here)
+            found[engine_name(plan)] = known_evidence(plan, verified_manifest(plan))
     return found
