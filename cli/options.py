@@ -8,11 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from sls_deploy.config import (
+    AdaptConfig,
     BuildConfig,
     Config,
     DataConfig,
     ExportConfig,
     ModelConfig,
+    RestoreConfig,
     SearchConfig,
     Section,
     ValidateConfig,
@@ -145,6 +147,25 @@ MaxPictureLoss = Annotated[
 ]
 MeasureLpips = Annotated[bool | None, setting(ValidateConfig, "lpips", "--lpips/--no-lpips")]
 Tile = Annotated[int | None, setting(ValidateConfig, "tile", "--tile")]
+AdaptTile = Annotated[int | None, setting(AdaptConfig, "tile", "--tile")]
+AdaptTiles = Annotated[int | None, setting(AdaptConfig, "tiles", "--tiles")]
+CalibrationTiles = Annotated[
+    int | None, setting(AdaptConfig, "calibration_tiles", "--calibration-tiles")
+]
+AdaptSteps = Annotated[int | None, setting(AdaptConfig, "steps", "--steps")]
+AdaptSkip = Annotated[bool | None, setting(AdaptConfig, "skip", "--skip/--no-skip")]
+AdaptSeed = Annotated[int | None, setting(AdaptConfig, "seed", "--seed")]
+RestoreBackend = Annotated[str | None, setting(RestoreConfig, "backend", "--backend")]
+RestorePrecision = Annotated[str | None, setting(RestoreConfig, "precision", "--precision")]
+RestoreTile = Annotated[int | None, setting(RestoreConfig, "tile", "--tile")]
+Overlap = Annotated[int | None, setting(RestoreConfig, "overlap", "--overlap")]
+Blend = Annotated[int | None, setting(RestoreConfig, "blend", "--blend")]
+TileBatch = Annotated[int | None, setting(RestoreConfig, "batch", "--batch")]
+Format = Annotated[str | None, setting(RestoreConfig, "format", "--format")]
+Quality = Annotated[int | None, setting(RestoreConfig, "quality", "--quality")]
+MaxMegapixels = Annotated[int | None, setting(RestoreConfig, "max_megapixels", "--max-megapixels")]
+VideoCodec = Annotated[str | None, setting(RestoreConfig, "video_codec", "--video-codec")]
+VideoQuality = Annotated[int | None, setting(RestoreConfig, "video_quality", "--video-quality")]
 
 
 def data_flags(given: dict[str, Any]) -> dict[str, Any]:

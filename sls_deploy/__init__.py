@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sls_deploy.engine.stage import build_engines
     from sls_deploy.export.stage import export_onnx
     from sls_deploy.models.model import load_model
+    from sls_deploy.restore.stage import restore_files
     from sls_deploy.run import Run
     from sls_deploy.search.dense import train_dense
     from sls_deploy.search.stage import search_budgets
@@ -31,6 +32,7 @@ __all__ = [
     "export_onnx",
     "load_model",
     "read_config",
+    "restore_files",
     "search_budgets",
     "train_dense",
     "validate_budget",
@@ -43,6 +45,7 @@ _HOMES = {
     "export_onnx": "export.stage",
     "load_model": "models.model",
     "read_config": "config_file",
+    "restore_files": "restore.stage",
     "search_budgets": "search.stage",
     "train_dense": "search.dense",
     "validate_budget": "validate.stage",

@@ -361,6 +361,61 @@ class ValidateConfig(Section):
         return limit
 
 
+class RestoreConfig(Section):
+    """How pictures and video are restored."""
+
+    backend: Literal["auto", "tensorrt", "onnxruntime"] = Field(
+        "auto",
+        description="'tensorrt', 'onnxruntime', or 'auto': an engine where one can run here.",
+    )
+    precision: Precision | None = Field(
+        None,
+        description="Precision to restore with; if left out, fp16 on a GPU and fp32 on the CPU, or "
+        "what is there.",
+    )
+    tile: int = Field(512, ge=32, description="Longest side of a tile, in input pixels.")
+    overlap: int | None = Field(
+        None,
+        ge=0,
+        description="Input pixels around a tile that are restored with it and given up; as many as "
+        "the network looks at if left out, up to a limit.",
+    )
+    blend: int = Field(
+        8, ge=0, description="Input pixels over which neighbouring tiles fade into each other."
+    )
+    batch: int = Field(1, ge=1, description="Tiles of one size that are restored together.")
+    format: Literal["keep", "png", "jpeg", "webp", "tiff"] = Field(
+        "keep", description="Format to write pictures in; that of the input by default."
+    )
+    quality: int = Field(95, ge=1, le=100, description="Quality of JPEG and WebP.")
+    max_megapixels: int = Field(
+        1000, ge=1, description="Pixels above which a picture is refused unread, in millions."
+    )
+    video_codec: Literal["h264", "h265", "ffv1"] = Field(
+        "h264", description="Codec of restored video; 'ffv1' loses nothing."
+    )
+    video_quality: int = Field(
+        16, ge=0, le=51, description="Constant rate factor of h264 and h265; lower is better."
+    )
+
+
+class AdaptConfig(Section):
+    """The estimators that adaptive inference chooses networks by."""
+
+    tile: int = Field(
+        64, ge=16, description="Side of the tiles that networks are chosen for, in input pixels."
+    )
+    tiles: int = Field(6000, ge=64, description="Tiles to learn from.")
+    calibration_tiles: int = Field(
+        1500, ge=16, description="Tiles of other photographs to find the weight of cost on."
+    )
+    steps: int = Field(3000, ge=1, description="Training steps of the estimators.")
+    skip: bool = Field(
+        True, description="Let tiles be enlarged by bicubic, or left as they are, at no cost."
+    )
+    seed: int = Field(0, ge=0, description="Seed of tiles and weights.")
+
+
 class Config(Section):
     """All settings of a run."""
 
@@ -370,3 +425,5 @@ class Config(Section):
     export: ExportConfig = ExportConfig()
     build: BuildConfig = BuildConfig()
     validate_: ValidateConfig = Field(ValidateConfig(), alias="validate")
+    adapt: AdaptConfig = AdaptConfig()
+    restore: RestoreConfig = RestoreConfig()

@@ -28,6 +28,10 @@ class SlsError(Exception):
         super().__init__(" ".join(f"{line}. {fix}".split()) if fix else " ".join(line.split()))
 
 
+class OutOfMemory(SlsError):
+    """A network ran out of memory, of the machine or of the GPU; smaller tiles may help."""
+
+
 def reason(error: BaseException) -> str:
     """What another's error says, with its kind, on one line."""
     text = " ".join(str(error).split())[:_LONGEST]

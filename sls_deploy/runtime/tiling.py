@@ -97,7 +97,7 @@ class Tiled:
         """Let go of the runner."""
         self._runner.close()
 
-    def _tiles(self, pictures: Pictures) -> Iterator[tuple[_Cut, _Cut, Pictures]]:
+    def _tiles(self, pictures: Pictures) -> Iterator[tuple[Cut, Cut, Pictures]]:
         """The tiles with their cuts down and across; the batch itself where it is left whole."""
         sides = pictures.shape[2:]
         if isinstance(self._tile, int):
@@ -105,11 +105,12 @@ class Tiled:
             if sides[0] * sides[1] <= self._tile**2 and max(sides) <= most:
                 sizes = list(sides)
             else:
-                sizes = [self._smallest_tile(side, min(self._tile, most)) for side in sides]
+                longest, overlap = min(self._tile, most), self._overlap
+                sizes = [smallest_tile(side, longest, overlap, self._multiple) for side in sides]
         else:
             sizes = list(self._tile)
         rows, columns = (
-            _cuts(side, tile, self._overlap, self._multiple)
+            cuts(side, tile, self._overlap, self._multiple)
             for side, tile in zip(sides, sizes, strict=True)
         )
         filled = reflect(pictures, rows[-1].stop, columns[-1].stop)
@@ -119,18 +120,9 @@ class Tiled:
                 whole = tile.shape == pictures.shape
                 yield down, across, pictures if whole else np.ascontiguousarray(tile)
 
-    def _smallest_tile(self, side: int, tile: int) -> int:
-        """The smallest tile along a side that needs no more tiles than the longest one."""
-        if side <= tile:
-            return side
-        overlap = min(self._overlap, tile // 2)
-        count = -(-(side - overlap) // (tile - overlap))
-        least = -(-(side + (count - 1) * overlap) // count)
-        return min(padded_side(least, 1, self._multiple), tile)
-
 
 @dataclass(frozen=True)
-class _Cut:
+class Cut:
     """A tile along one side, in input pixels."""
 
     start: int
@@ -151,7 +143,25 @@ class _Cut:
         return slice((self.first - self.start) * scale, (self.last - self.start) * scale)
 
 
-def _cuts(side: int, tile: int, overlap: int, multiple: int) -> list[_Cut]:
+def smallest_tile(side: int, longest: int, overlap: int, multiple: int) -> int:
+    """The smallest tile along a side that needs no more tiles than the longest one, in pixels.
+
+    Args:
+        side: of the picture, pixels.
+        longest: tile that there may be.
+        overlap: pixels that neighbours share at least; at most half of a tile.
+        multiple: of which a tile that is shorter than `longest` is one.
+    """
+    if side <= longest:
+        return side
+    overlap = min(overlap, longest // 2)
+    count = -(-(side - overlap) // (longest - overlap))
+    least = -(-(side + (count - 1) * overlap) // count)
+    # Not so small that half of it is less than the overlap.
+    return min(padded_side(max(least, 2 * overlap), 1, multiple), longest)
+
+
+def cuts(side: int, tile: int, overlap: int, multiple: int) -> list[Cut]:
     """Tiles of one size that cover a side, spread evenly; the last may end behind it.
 
     Args:
@@ -169,6 +179,6 @@ def _cuts(side: int, tile: int, overlap: int, multiple: int) -> list[_Cut]:
     starts = [rest * place // max(count - 1, 1) // multiple * multiple for place in range(count)]
     borders = [0, *((left + tile + right) // 2 for left, right in pairwise(starts)), rest + tile]
     return [
-        _Cut(start, start + tile, first, last)
+        Cut(start, start + tile, first, last)
         for start, (first, last) in zip(starts, pairwise(borders), strict=True)
     ]

@@ -1,0 +1,1 @@
+"""The paper's adaptive inference: which network a tile is worth."""

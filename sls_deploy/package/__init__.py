@@ -1,0 +1,1 @@
+"""What a run found, packed for machines that do not have sls-deploy."""

@@ -1,0 +1,1 @@
+"""Restoring pictures and video through a run's networks."""

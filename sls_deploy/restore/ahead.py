@@ -1,0 +1,124 @@
+"""Work that goes on in another thread while this one is busy."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+_END = object()
+_WAIT = 0.1
+"""Seconds after which a thread that waits for room looks whether it is still needed."""
+
+
+class Ahead(Generic[Item]):
+    """Runs an iterator ahead in a thread. Leave it as a context: that ends the thread.
+
+    Args:
+        items: what is iterated; used and closed in the thread only.
+        depth: items that are kept ready at most.
+    """
+
+    def __init__(self, items: Iterator[Item], depth: int) -> None:
+        self._items = items
+        self._ready: queue.Queue[object] = queue.Queue(depth)
+        self._error: BaseException | None = None
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="decode", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Ahead[Item]:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def __iter__(self) -> Iterator[Item]:
+        while (item := self._ready.get()) is not _END:
+            yield item  # type: ignore[misc]
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        try:
+            for item in self._items:
+                if not self._put(item):
+                    break
+        except BaseException as error:  # it belongs to whoever iterates
+            self._error = error
+        finally:
+            close = getattr(self._items, "close", None)
+            if close is not None:
+                close()
+            self._put(_END)
+
+    def _put(self, item: object) -> bool:
+        while not self._stopped.is_set():
+            try:
+                self._ready.put(item, timeout=_WAIT)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+
+class Behind:
+    """Does pieces of work in their order in one thread. Leave it as a context: that ends it.
+
+    What was given is finished when the context is left, unless an error or an interrupt leaves it.
+
+    Args:
+        depth: pieces that may wait; `do` waits while there are more, so that memory stays flat.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self._waiting: queue.Queue[Callable[[], None] | None] = queue.Queue(depth)
+        self._stopped = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="encode", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Behind:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._stopped.set()
+        self._waiting.put(None)
+        self._thread.join()
+        if kind is None and self._error is not None:
+            raise self._error
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Have a piece of work done.
+
+        Raises:
+            BaseException: what an earlier piece raised.
+        """
+        if self._error is not None:
+            raise self._error
+        self._waiting.put(work)
+
+    def _work(self) -> None:
+        while (work := self._waiting.get()) is not None:
+            if self._stopped.is_set() or self._error is not None:
+                continue
+            try:
+                work()
+            except BaseException as error:  # it belongs to whoever gives more, or waits for it
+                self._error = error
