@@ -18,6 +18,7 @@ from sls_deploy.cli import (
     init,
     inspect,
     models,
+    package,
     report,
     restore,
     run,
@@ -41,6 +42,9 @@ app.command("build", short_help="Build TensorRT engines, with evidence.")(build.
 app.command("validate", short_help="Measure every stage on real pictures.")(validate.validate)
 app.command("report", short_help="Write the report of a run, or compare two.")(report.report)
 app.command("restore", short_help="Restore pictures and video.")(restore.restore)
+app.command("package", short_help="Pack a network for machines without sls-deploy.")(
+    package.package
+)
 app.command("bench", short_help="Time every form of a network, or its layers.")(bench.bench)
 app.command("demo", short_help="Do the whole job on bundled pictures.")(demo.demo)
 app.command("train", short_help="Train a dense network from photographs.")(train.train)

@@ -28,8 +28,11 @@ class SlsError(Exception):
         super().__init__(" ".join(f"{line}. {fix}".split()) if fix else " ".join(line.split()))
 
 
-class OutOfMemory(SlsError):
-    """A network ran out of memory, of the machine or of the GPU; smaller tiles may help."""
+class OutOfMemory(SlsError):  # noqa: N818 - callers try again with less
+    """A network ran out of memory, on the host or on the GPU; smaller batches or tiles may help.
+
+    If it was loaded already, it can still be run on less.
+    """
 
 
 def reason(error: BaseException) -> str:

@@ -49,7 +49,7 @@ def test_comments_can_be_left_out() -> None:
         "# weights =", "# scale =", "# output =", "# photos =", "# minutes =", "# latency_table =",
         "# static_shape =", "# calibration =", "# jobs =", "# workspace_mib =",
         "# optimization_level =", "# aux_streams =", "# timing_cache =", "# pictures =",
-        "# min_parity_sparse_db =",
+        "# min_parity_sparse_db =", "# precision =", "# overlap =",
     ]  # fmt: skip
 
 
@@ -175,7 +175,9 @@ def test_toml_is_what_toml_readers_take() -> None:
     values = tomllib.loads(to_toml(Config()))
     assert values["search"]["budgets"] == [0.5]
     assert values["build"]["opt_shape"] == [1, 3, 180, 320]
-    assert set(values) == {"model", "data", "search", "export", "build", "validate"}
+    assert set(values) == {
+        "model", "data", "search", "export", "build", "validate", "adapt", "restore"
+    }  # fmt: skip
 
 
 def test_arguments_of_a_factory_survive_a_round_trip(tmp_path: Path) -> None:

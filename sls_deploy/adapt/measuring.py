@@ -99,7 +99,8 @@ def _middle(
 def _restored(runner: Runner, given: NDArray[np.float32], truth: Picture) -> Picture:
     output = runner.run(given)
     if output.shape[2:] != truth.shape[:2]:
-        what = f"gives {output.shape[3]}x{output.shape[2]}, where {truth.shape[1]}x{truth.shape[0]} are right"
+        size, right = (f"{shape[1]}x{shape[0]}" for shape in (output.shape[2:], truth.shape))
+        what = f"gives {size}, where {right} is right"
         raise SlsError(what, runner.name, "Export the network again.")
     try:
         return to_uint8(output[0]).transpose(1, 2, 0)

@@ -2,8 +2,8 @@
 
 Chroma lies either on every second luma sample ('on', as H.264 and H.265 have it along rows unless
 told otherwise) or in the middle between two ('between', along columns, and both ways in JPEG).
-Each pair of functions is a lifting step: halving what was doubled gives the same plane back, so
-that a picture which no network has touched keeps its colours (Sweldens, 'The lifting scheme', 1996).
+The two functions are built by lifting (Sweldens, 1996): halving what was doubled gives the same
+plane back, so that a picture which no network has touched keeps its colours.
 """
 
 from __future__ import annotations

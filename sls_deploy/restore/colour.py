@@ -27,7 +27,7 @@ WEIGHTS = {
 }
 """Share of red and of blue in luma, by the number of the matrix in ITU-T H.273."""
 
-_BAND = 128
+_BAND = 64
 """Rows that are worked on at once."""
 
 
@@ -82,7 +82,7 @@ def to_rgb(planes: Sequence[NDArray[Any]], samples: Samples) -> NDArray[np.float
         pixels[1:] = pixels[0]
         return pixels
     to_codes, offset = _affine(samples)
-    matrix = np.linalg.inv(to_codes)
+    matrix = np.linalg.inv(to_codes).astype(np.float64)
     offset = -matrix @ offset
     rows = [_tall(plane.astype(np.float32), height, samples) for plane in chroma]
     for band in _bands(height):

@@ -11,7 +11,7 @@ from sls_deploy.restore.tiles import Layout, TileSizes, join
 from sls_deploy.runtime.runner import Pictures, Runner
 
 _SMALLEST = 64
-"""Side of a tile below which it is not made smaller, in input pixels: margins would be most of it."""
+"""Side of a tile below which it is not made smaller, input pixels: margins would be most of it."""
 
 
 class Shrinking:

@@ -166,8 +166,6 @@ def _graph(budget: float, path: Path, provider: Provider, name: str) -> Callable
     def opened() -> Network:
         graph = read_exported(path)
         runner = OnnxRunner(path, name, provider=provider)
-        return Network(
-            budget, runner, graph, receptive_field(graph.model), "", most=graph.batch
-        )
+        return Network(budget, runner, graph, receptive_field(graph.model), "", most=graph.batch)
 
     return opened

@@ -247,7 +247,7 @@ class Pipeline:
                 tiles=state.tiles,
                 seconds=round(time.monotonic() - state.began, 3),
                 choices=dict(state.choices),
-                notes=tuple(work.notes),
+                notes=work.notes,
             )
         )
         self._close(state)

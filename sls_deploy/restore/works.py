@@ -54,8 +54,11 @@ class Work(Protocol):
     """What becomes what."""
     count: int
     """Frames, as far as the file tells; 1 of a picture."""
-    notes: list[str]
-    """What is to be known of it."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be known of it; complete once it is finished."""
+        ...
 
     def inputs(self) -> Iterator[tuple[Source, Any]]:
         """Each input, and what `end` wants to know of it.
@@ -112,7 +115,11 @@ class PictureWork:
         self._still: Still = open_still(job.source, options.max_megapixels)
         self._canvas: Canvas | None = None
         check_target(self._still, job.target, scale)
-        self.notes = list(self._still.notes)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was done to the picture, such as colours that were converted."""
+        return self._still.notes
 
     def inputs(self) -> Iterator[tuple[Source, Any]]:
         """The picture."""
@@ -164,21 +171,20 @@ class VideoWork:
 
     def __init__(self, job: Job, options: RestoreConfig, scale: int, frames: int) -> None:
         self.job, self._frames, self._scale = job, frames, scale
-        self._held = ExitStack()
-        self._reader = VideoReader(job.source, options.max_megapixels)
-        self._held.enter_context(self._reader)
-        try:
-            self._writer = VideoWriter(
-                job.target, self._reader, scale, options.video_codec, options.video_quality
-            )
-        except SlsError:
-            self._held.close()
-            raise
-        self._opened = False
-        self._finished = False
         self._picture: Pixels | None = None
+        self._empty = self._unfinished = True
+        with ExitStack() as held:
+            self._reader = held.enter_context(VideoReader(job.source, options.max_megapixels))
+            codec, quality = options.video_codec, options.video_quality
+            writer = VideoWriter(job.target, self._reader, scale, codec, quality)
+            self._writer = held.enter_context(writer)
+            self._held = held.pop_all()
         self.count = self._reader.frames or 1
-        self.notes = list(self._reader.notes)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was read and written otherwise than it was."""
+        return (*self._reader.notes, *self._writer.notes)
 
     def inputs(self) -> Iterator[tuple[Source, Any]]:
         """Each frame with those before and behind it; the first and the last are repeated."""
@@ -214,20 +220,19 @@ class VideoWork:
     def end(self, token: Any) -> None:
         """Encode a frame."""
         assert self._picture is not None  # noqa: S101 - a frame has a part
-        if not self._opened:
-            self._held.enter_context(self._writer)
-            self._opened = True
+        self._empty = False
         self._writer.write(self._picture, token)
 
     def finish(self) -> None:
         """Close the file, which gets its name."""
-        if not self._opened:
+        if self._empty:
             raise SlsError("holds no frames", str(self.job.source))
-        self._finished = True
+        self._unfinished = False
         self._held.close()
 
     def close(self) -> None:
         """Close what is open; a file that is not finished goes."""
-        if not self._finished:
+        if self._unfinished:
+            self._unfinished = False
             error = SlsError("was not finished", str(self.job.source))
             self._held.__exit__(SlsError, error, None)

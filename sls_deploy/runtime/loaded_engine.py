@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sls_deploy.engine.backend import Backend
 from sls_deploy.engine.vendor_log import VendorLog
-from sls_deploy.errors import SlsError
+from sls_deploy.errors import OutOfMemory, SlsError
 from sls_deploy.runtime.engine_context import EngineContext, EngineIo, engine_io
 from sls_deploy.runtime.rtx_kernels import RtxKernels
 
@@ -97,8 +97,8 @@ class LoadedEngine:
             The output, as the engine gives it.
 
         Raises:
-            SlsError: the engine was closed, takes another type or no such shape, or GPU memory
-                ran out.
+            SlsError: the engine was closed, takes another type or no such shape; `OutOfMemory` if
+                GPU memory ran out.
         """
         import torch
 
@@ -121,7 +121,8 @@ class LoadedEngine:
         when the host queues the one that counts, and does not wait for the host between the events.
 
         Raises:
-            SlsError: the engine was closed, takes no such shape, or GPU memory ran out.
+            SlsError: the engine was closed or takes no such shape; `OutOfMemory` if GPU memory ran
+                out.
         """
         import torch
 
@@ -154,7 +155,8 @@ class LoadedEngine:
             repeats: how often the engine runs, at least 1.
 
         Raises:
-            SlsError: the engine was closed, takes no such shape, or GPU memory ran out.
+            SlsError: the engine was closed or takes no such shape; `OutOfMemory` if GPU memory ran
+                out.
         """
         import torch
 
@@ -252,7 +254,7 @@ class LoadedEngine:
             return torch.empty(shape, dtype=dtype, device="cuda")
         except torch.cuda.OutOfMemoryError:
             what = f"ran out of GPU memory for a tensor of {list(shape)}"
-            raise SlsError(what, self._where, "Run smaller batches or tiles.") from None
+            raise OutOfMemory(what, self._where, "Run smaller batches or tiles.") from None
 
 
 def require_cuda(where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sls_deploy.errors import SlsError
+from sls_deploy.errors import OutOfMemory, SlsError
 from sls_deploy.runtime.byte_pictures import from_bytes, to_bytes
 from sls_deploy.runtime.onnx_profile import profile_session
 from sls_deploy.runtime.runner import LayerTime, Pictures, Stopwatch, check_pictures
@@ -26,6 +27,12 @@ _FATAL = 4
 """ONNX Runtime's log level that prints nothing: its errors arrive as exceptions anyway."""
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
+_NO_MEMORY = re.compile(
+    r"bad_alloc|bad allocation|failed to allocate memory|out[ _]of[ _]memory|CUDA failure 2\b"
+    r"|STATUS_ALLOC_FAILED",
+    re.IGNORECASE,
+)
+"""What ONNX Runtime says where memory ran out: its arena, C++, CUDA, cuBLAS and cuDNN."""
 
 
 class OnnxRunner:
@@ -162,7 +169,7 @@ def open_session(
 
     Raises:
         SlsError: ONNX Runtime is not installed, it cannot use the GPU, or the file is no graph of
-            that form.
+            that form; `OutOfMemory` if memory ran out.
     """
     onnxruntime = load_onnxruntime()
     where = str(model) if isinstance(model, Path) else "the graph"
@@ -189,6 +196,9 @@ def open_session(
     try:
         session = onnxruntime.InferenceSession(source, options, providers)
     except Exception as error:  # ONNX Runtime's errors share no class of their own
+        if _ran_out(error):
+            fix = "Close other programs, or take a machine with more of it."
+            raise OutOfMemory("memory ran out while it was loaded", where, fix) from None
         raise SlsError(f"cannot be loaded by ONNX Runtime ({_first_line(error)})", where) from None
     if session.get_providers()[0] != wanted:
         what = "its CUDA provider cannot be loaded here, so it would run on the CPU"
@@ -221,18 +231,26 @@ def run_session(
     """Compute the named outputs of a session of `open_session`.
 
     Raises:
-        SlsError: ONNX Runtime cannot run the graph on that input.
+        SlsError: ONNX Runtime cannot run the graph on that input; `OutOfMemory` if memory ran out.
     """
     try:
         return list(session.run(outputs, feeds))
     except Exception as error:  # ONNX Runtime's errors share no class of their own
         shapes = ", ".join(str(list(array.shape)) for array in feeds.values())
+        if _ran_out(error):
+            what = f"ran out of memory on pictures of shape {shapes}"
+            raise OutOfMemory(what, where, "Run smaller batches or tiles.") from None
         what = f"failed on pictures of shape {shapes} ({_first_line(error)})"
         raise SlsError(what, where, "Try a larger picture, or export the network again.") from None
 
 
 def _closed(name: str) -> SlsError:
     return SlsError("was closed", name, "Make a new runner.")
+
+
+def _ran_out(error: Exception) -> bool:
+    """Whether an error of ONNX Runtime's tells that memory ran out."""
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
 
 
 def _first_line(error: Exception) -> str:

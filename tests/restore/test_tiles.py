@@ -10,7 +10,9 @@ from sls_deploy.restore.tiles import Layout, Pixels, TileSizes, batches, join
 
 
 def picture(height: int, width: int, channels: int = 3) -> Pixels:
-    return np.random.default_rng(height * 1000 + width).random((channels, height, width), np.float32)
+    return np.random.default_rng(height * 1000 + width).random(
+        (channels, height, width), np.float32
+    )
 
 
 def enlarged(pixels: Pixels, scale: int) -> Pixels:

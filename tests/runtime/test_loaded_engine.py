@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from sls_deploy.engine.backends import BACKENDS
-from sls_deploy.errors import SlsError
+from sls_deploy.errors import OutOfMemory, SlsError
 from sls_deploy.runtime import engine_context, loaded_engine, rtx_kernels
 from sls_deploy.runtime.loaded_engine import LoadedEngine
 from tests.runtime.cuda_double import (
@@ -239,6 +240,22 @@ def test_an_engine_that_cannot_be_loaded_is_an_error(cuda: CudaDouble) -> None:
 def test_a_shape_that_the_engine_does_not_take_is_named(cuda: CudaDouble) -> None:
     with pytest.raises(SlsError, match=r"takes no input of shape \[1, 3, 65, 8\]"):
         load(cuda).run(np.ones((1, 3, 65, 8), np.float32))
+
+
+def test_gpu_memory_that_ran_out_is_told_apart_and_less_still_runs(
+    cuda: CudaDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, empty = load(cuda), torch.empty
+
+    def full(shape: tuple[int, ...], **options: Any) -> torch.Tensor:
+        if shape == (1, 3, 9, 8):
+            raise torch.cuda.OutOfMemoryError
+        return empty(shape, **options)
+
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(OutOfMemory, match=r"ran out of GPU memory for a tensor of \[1, 3, 9, 8\]"):
+        engine.run(np.ones((1, 3, 9, 8), np.float32))
+    np.testing.assert_array_equal(engine.run(PICTURE), 2 * PICTURE)
 
 
 def test_input_of_another_type_is_named(cuda: CudaDouble) -> None:

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 
-from sls_deploy.errors import SlsError
-from sls_deploy.runtime.onnxruntime import OnnxRunner, open_session
+from sls_deploy.errors import OutOfMemory, SlsError
+from sls_deploy.runtime.onnxruntime import OnnxRunner, open_session, run_session
 
 PICTURES = np.random.default_rng(0).random((2, 3, 5, 7), dtype=np.float32)
 DOUBLED = """
@@ -169,3 +171,70 @@ def test_on_a_gpu_fp32_is_not_rounded_to_ten_bits(
     monkeypatch.setattr(onnxruntime, "InferenceSession", made)
     OnnxRunner(doubled, provider="cuda")
     assert asked == [[("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]]
+
+
+STARVED = """
+import resource, sys
+from pathlib import Path
+
+import numpy as np
+
+from sls_deploy.errors import OutOfMemory
+from sls_deploy.runtime.onnxruntime import OnnxRunner
+
+runner = OnnxRunner(Path(sys.argv[1]), threads=1)
+large = np.zeros((1, 3, 2000, 2000), np.float32)
+status = Path("/proc/self/status").read_text()
+taken = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmSize"))
+resource.setrlimit(resource.RLIMIT_AS, (taken * 1024 + 32 * 2**20,) * 2)
+try:
+    runner.run(large)
+except OutOfMemory as error:
+    print(error)
+print(runner.run(np.ones((1, 3, 8, 8), np.float32)).max())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sets a limit as Linux knows it")
+def test_too_little_memory_is_told_apart_and_a_smaller_picture_still_runs(tmp_path: Path) -> None:
+    tripled = DOUBLED.replace("to = 10", "to = 11")  # so that memory is taken on the way
+    path = write(tmp_path / "tripled.onnx", tripled)
+    command = [sys.executable, "-c", STARVED, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    said, rest = done.stdout.splitlines()
+    assert said == (
+        "tripled.onnx: ran out of memory on pictures of shape [1, 3, 2000, 2000]. Run smaller"
+        " batches or tiles."
+    )
+    assert float(rest) == 2
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "std::bad_alloc",
+        "bad allocation",
+        "bfc_arena.cc:376 AllocateRawInternal Failed to allocate memory for requested buffer of"
+        " size 50331648",
+        "CUDA failure 2: out of memory ; GPU=0 ; hostname=box",
+        "CUDA error cudaErrorMemoryAllocation: CUDA_ERROR_OUT_OF_MEMORY",
+        "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_every_way_to_say_that_memory_ran_out_is_known(
+    doubled: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError(f"[ONNXRuntimeError] : 1 : FAIL : {said}")
+
+    with pytest.raises(OutOfMemory, match=r"ran out of memory on pictures of shape \[2, 3, 5, 7\]"):
+        run_session(SimpleNamespace(run=fails), ["output"], {"input": PICTURES}, "graph")
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fails)
+    with pytest.raises(OutOfMemory, match="memory ran out while it was loaded"):
+        open_session(doubled)
+
+
+def test_other_failures_are_not_taken_for_it(doubled: Path) -> None:
+    with pytest.raises(SlsError) as caught:
+        run_session(open_session(doubled), ["none"], {"input": PICTURES}, "graph")
+    assert not isinstance(caught.value, OutOfMemory)

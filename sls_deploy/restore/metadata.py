@@ -1,0 +1,83 @@
+"""What a picture's file says beside its pixels, and is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyvips
+
+_PROFILE = "icc-profile-data"
+_BLOCKS = (_PROFILE, "exif-data", "xmp-data", "iptc-data", "resolution-unit")
+_COLOURS = {b"GRAY": 1, b"RGB ": 3}
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Colour profile, EXIF, XMP, IPTC and resolution of a picture.
+
+    Orientation and thumbnail are left out: the picture is written upright, and is another one.
+    """
+
+    fields: tuple[tuple[int, str, Any], ...]
+    """Type, name and value of each, as libvips has them."""
+    resolution: tuple[float, float]
+    """Pixels in a millimetre, across and down; 1 where the file did not say."""
+
+    @property
+    def profile(self) -> bool:
+        """Whether there is a colour profile."""
+        return any(name == _PROFILE for _, name, _ in self.fields)
+
+    def put_on(self, image: pyvips.Image) -> tuple[pyvips.Image, int]:
+        """The picture with all this, and what a saver of libvips is to keep of it.
+
+        libvips would add EXIF of its own making to a picture that had none.
+        """
+        across, down = self.resolution
+        dressed = image.copy(xres=across, yres=down)
+        for kind, name, value in self.fields:
+            dressed.set_type(kind, name, value)
+        keep = pyvips.enums.ForeignKeep
+        kept = int(keep.ALL)
+        if not any(name == "exif-data" for _, name, _ in self.fields):
+            kept &= ~int(keep.EXIF)
+        return dressed, kept
+
+
+def metadata_of(image: pyvips.Image, colours: int) -> tuple[Metadata, bool]:
+    """What to keep of a picture that has just been opened, and whether its profile is sound.
+
+    Args:
+        image: the picture, with the fields that libvips found.
+        colours: number of colour bands, 1 or 3.
+    """
+    names = set(image.get_fields())
+    sound = _PROFILE not in names or _sound(image.get(_PROFILE), colours)
+    kept = [
+        name
+        for name in sorted(names)
+        if (name in _BLOCKS and (sound or name != _PROFILE))
+        or (name.startswith(("exif-ifd0-", "exif-ifd2-", "exif-ifd3-")) and _whole(image, name))
+    ]
+    fields = tuple((image.get_typeof(name), name, image.get(name)) for name in kept)
+    fields = tuple(field for field in fields if field[1] != "exif-ifd0-Orientation")
+    return Metadata(fields, (image.xres, image.yres)), sound
+
+
+def _whole(image: pyvips.Image, name: str) -> bool:
+    """Whether a field is text that Python can take."""
+    try:
+        image.get(name)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _sound(profile: bytes, colours: int) -> bool:
+    """Whether a profile has the header of ICC.1:2022 (7.2) and is for so many colours."""
+    return (
+        len(profile) > 128
+        and profile[36:40] == b"acsp"
+        and _COLOURS.get(bytes(profile[16:20])) == colours
+    )
