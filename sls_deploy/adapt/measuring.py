@@ -84,7 +84,7 @@ def _middle(
 ) -> tuple[Picture, Picture]:
     """The middle of a pair with as many pixels of the input, at least a tile, in whole blocks."""
     height, width = lr.shape[:2]
-    shrink = min(1.0, (pixels / (height * width)) ** 0.5)
+    shrink = min(1.0, (max(pixels, 0) / (height * width)) ** 0.5)
     sides = [
         min(max(int(side * shrink), tile), side, _LARGEST) // BLOCK * BLOCK
         for side in (height, width)

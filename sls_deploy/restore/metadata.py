@@ -9,6 +9,10 @@ import pyvips
 
 _PROFILE = "icc-profile-data"
 _BLOCKS = (_PROFILE, "exif-data", "xmp-data", "iptc-data", "resolution-unit")
+_UNKNOWN = (1.0, 1.0)
+"""What libvips has where a file does not tell."""
+_USUAL = (72 / 25.4, 72 / 25.4)
+"""What EXIF has it mean if a file does not tell (2.32, 4.6.4, XResolution): 72 dots an inch."""
 _COLOURS = {b"GRAY": 1, b"RGB ": 3}
 
 
@@ -22,7 +26,7 @@ class Metadata:
     fields: tuple[tuple[int, str, Any], ...]
     """Type, name and value of each, as libvips has them."""
     resolution: tuple[float, float]
-    """Pixels in a millimetre, across and down; 1 where the file did not say."""
+    """Pixels in a millimetre, across and down, as stored; 1 where the file did not say."""
 
     @property
     def profile(self) -> bool:
@@ -32,17 +36,19 @@ class Metadata:
     def put_on(self, image: pyvips.Image) -> tuple[pyvips.Image, int]:
         """The picture with all this, and what a saver of libvips is to keep of it.
 
-        libvips would add EXIF of its own making to a picture that had none.
+        libvips writes EXIF for a picture that had none, too; that is wanted only where it is the
+        one place for a known resolution.
         """
-        across, down = self.resolution
+        known = self.resolution != _UNKNOWN
+        across, down = self.resolution if known else _USUAL
         dressed = image.copy(xres=across, yres=down)
         for kind, name, value in self.fields:
             dressed.set_type(kind, name, value)
-        keep = pyvips.enums.ForeignKeep
-        kept = int(keep.ALL)
-        if not any(name == "exif-data" for _, name, _ in self.fields):
-            kept &= ~int(keep.EXIF)
-        return dressed, kept
+        dressed.set_type(pyvips.GValue.gint_type, "orientation", 1)
+        keep = int(pyvips.enums.ForeignKeep.ALL)
+        if not known and not any(name == "exif-data" for _, name, _ in self.fields):
+            keep &= ~int(pyvips.enums.ForeignKeep.EXIF)
+        return dressed, keep
 
 
 def metadata_of(image: pyvips.Image, colours: int) -> tuple[Metadata, bool]:

@@ -101,8 +101,8 @@ class Copies:
         suffix = target.suffix.lower()
         cover = bool(stream.disposition & Disposition.attached_pic)
         name = _name(stream)
-        # A cover is an attachment in Matroska, which cannot be made of a stream.
-        if stream.type == "video" and not (cover and MUXERS[suffix] in ("mp4", "mov")):
+        # QuickTime has no covers; in Matroska one is an attachment, which no stream becomes.
+        if stream.type == "video" and not (cover and MUXERS[suffix] == "mp4"):
             self.notes.append(f"{'the cover picture' if cover else 'another video'} is left out")
             return False
         if stream.type in ("data", "unknown"):

@@ -82,11 +82,11 @@ def test_each_photograph_is_reported(photos: Path) -> None:
 
 def test_a_network_that_overflows_is_named(photos: Path) -> None:
     broken = Wrong(2, np.full((1, 3, 128, 128), np.nan, np.float32))
-    with pytest.raises(SlsError, match="b0.50: the picture has values that are not finite"):
+    with pytest.raises(SlsError, match=r"b0\.50: the picture has values that are not finite"):
         list(measure(of(photos), [broken], "y", 16, 1000, "measure", silent))
 
 
 def test_a_network_of_another_scale_is_named(photos: Path) -> None:
     broken = Wrong(2, np.zeros((1, 3, 64, 64), np.float32))
-    with pytest.raises(SlsError, match="b0.50: gives 64x64, where 128x128 is right"):
+    with pytest.raises(SlsError, match=r"b0\.50: gives 64x64, where 128x128 is right"):
         list(measure(of(photos), [broken], "y", 16, 1000, "measure", silent))

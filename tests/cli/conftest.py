@@ -130,7 +130,7 @@ def project(
         ("opt_shape", "[1, 3, 48, 48]"),
         ("max_shape", "[1, 3, 64, 64]"),
     ):
-        text, found = re.subn(rf"^{key} = .*$", f"{key} = {value}", text, flags=re.MULTILINE)
+        text, found = re.subn(rf"^{key} = .*$", f"{key} = {value}", text, count=1, flags=re.M)
         assert found == 1
     settings.write_text(text)
     for command in ("search", "export --budget 0.5", "build", "validate"):
