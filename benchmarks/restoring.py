@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from sls_deploy.config import RestoreConfig
 from sls_deploy.data.images import list_images, read_image
 from sls_deploy.restore.answers import OneNetwork
 from sls_deploy.restore.networks import open_network
-from sls_deploy.restore.tiles import Layout, TileSizes, join
+from sls_deploy.restore.tiles import Layout, join
 from sls_deploy.run import Run
 
 MARGINS = (0, 4, 8, 16, 32)
@@ -128,7 +128,7 @@ def seams(network: OneNetwork, photo: Path) -> Iterator[list[str]]:
     picture = np.ascontiguousarray(levels, np.float32) / np.float32(255)
     whole = network.run(picture[None]).pixels[0]
     for margin in MARGINS:
-        sizes = TileSizes(128, margin, 8, network.sizes.multiple, network.sizes.least)
+        sizes = replace(network.sizes, longest=128, margin=margin)
         layout = Layout(*picture.shape[1:], sizes)
         tiles = [network.run(tile[None]).pixels[0] for tile in layout.cut(picture)]
         tiled = join(layout, tiles, network.scale)

@@ -33,11 +33,11 @@ class Choice:
     """The exported file; None for the skip path."""
 
     def open(self, scale: int, frames: int) -> Runner:
-        """What restores pictures of any size by it."""
+        """What restores pictures of any size by it, in one thread."""
         graph = self.graph
         if graph is None:
             return Skip(scale, frames)
-        runner = OnnxRunner(graph.path, self.candidate.name)
+        runner = OnnxRunner(graph.path, self.candidate.name, threads=1)
         if graph.fixed:
             shared = min(_SHARED, min(graph.fixed) // 2)
             return Tiled(runner, graph.fixed, shared, scale, multiple=graph.multiple)

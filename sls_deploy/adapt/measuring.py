@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -65,17 +68,18 @@ def measure(
         SlsError: a network cannot restore a part, or gives another size or values that are not
             finite.
     """
-    left, side = tiles * tile**2, BLOCK * photos.scale
-    for number in range(len(photos)):
-        report(Progress(task, number, len(photos)))
-        lr, hr = photos.pair(number)
-        part, truth = _middle(lr, hr, photos.scale, tile, left / (len(photos) - number))
-        left -= part.shape[0] * part.shape[1]
-        given = np.ascontiguousarray(part.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
-        errors = [
-            _blocks(_restored(runner, given, truth), truth, colour, side) for runner in runners
-        ]
-        yield Measured(np.ascontiguousarray(part), np.stack(errors))
+    left = tiles * tile**2
+    # A thread for each network: those of one operator would wait by spinning on a busy machine.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for number in range(len(photos)):
+            report(Progress(task, number, len(photos)))
+            lr, hr = photos.pair(number)
+            part, truth = _middle(lr, hr, photos.scale, tile, left / (len(photos) - number))
+            left -= part.shape[0] * part.shape[1]
+            judge = partial(_errors, part=part, truth=truth, colour=colour, scale=photos.scale)
+            # The costliest come last, and are begun first.
+            errors = list(pool.map(judge, reversed(runners)))[::-1]
+            yield Measured(np.ascontiguousarray(part), np.stack(errors))
     report(Progress(task, len(photos), len(photos)))
 
 
@@ -96,26 +100,25 @@ def _middle(
     )
 
 
-def _restored(runner: Runner, given: NDArray[np.float32], truth: Picture) -> Picture:
+def _errors(
+    runner: Runner, part: Picture, truth: Picture, colour: Literal["y", "rgb"], scale: int
+) -> NDArray[np.float32]:
+    """Mean squared error on 0..1 of each block that a candidate restores."""
+    given = np.ascontiguousarray(part.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
     output = runner.run(given)
     if output.shape[2:] != truth.shape[:2]:
         size, right = (f"{shape[1]}x{shape[0]}" for shape in (output.shape[2:], truth.shape))
         what = f"gives {size}, where {right} is right"
         raise SlsError(what, runner.name, "Export the network again.")
     try:
-        return to_uint8(output[0]).transpose(1, 2, 0)
+        restored = to_uint8(output[0]).transpose(1, 2, 0)
     except SlsError as error:
         raise SlsError(error.what, runner.name, error.fix) from None
-
-
-def _blocks(
-    restored: Picture, truth: Picture, colour: Literal["y", "rgb"], side: int
-) -> NDArray[np.float32]:
-    """Mean squared error on 0..1 of each block of `side` output pixels."""
     if colour == "y":
         squares = (luma(restored) - luma(truth)) ** 2
     else:
         squares = ((restored.astype(np.float32) - truth) ** 2).mean(axis=2)
+    side = BLOCK * scale
     rows, columns = (length // side for length in squares.shape)
     means = squares.reshape(rows, side, columns, side).mean(axis=(1, 3))
     return (means / 255**2).astype(np.float32)

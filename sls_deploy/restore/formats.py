@@ -90,8 +90,7 @@ def png_frames(file: BinaryIO) -> int:
     while len(start := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", start)
         if kind == b"acTL":
-            counts = file.read(8)
-            return int.from_bytes(counts[:4], "big") if len(counts) == 8 else 1
+            return int.from_bytes(file.read(4), "big") if length == 8 else 1
         if kind == b"IDAT" or length > 2**31 - 1:
             break
         file.seek(length + 4, 1)

@@ -8,10 +8,11 @@ from typing import Any
 import pyvips
 
 _PROFILE = "icc-profile-data"
+_THUMBNAIL = "jpeg-thumbnail-data"
 _BLOCKS = (_PROFILE, "exif-data", "xmp-data", "iptc-data", "resolution-unit")
-_UNKNOWN = (1.0, 1.0)
-"""What libvips has where a file does not tell."""
-_USUAL = (72 / 25.4, 72 / 25.4)
+_UNKNOWN = 1.0
+"""Pixels in a millimetre that libvips has where a file does not tell."""
+_USUAL = 72 / 25.4
 """What EXIF has it mean if a file does not tell (2.32, 4.6.4, XResolution): 72 dots an inch."""
 _COLOURS = {b"GRAY": 1, b"RGB ": 3}
 
@@ -39,12 +40,17 @@ class Metadata:
         libvips writes EXIF for a picture that had none, too; that is wanted only where it is the
         one place for a known resolution.
         """
-        known = self.resolution != _UNKNOWN
-        across, down = self.resolution if known else _USUAL
+        across, down = self.resolution
+        if across == down == _UNKNOWN:
+            across = down = _USUAL
+        known = max(abs(across - _USUAL), abs(down - _USUAL)) > 0.01
         dressed = image.copy(xres=across, yres=down)
         for kind, name, value in self.fields:
             dressed.set_type(kind, name, value)
         dressed.set_type(pyvips.GValue.gint_type, "orientation", 1)
+        # libvips takes it out of the EXIF data only if it was seen to be removed.
+        dressed.set_type(pyvips.GValue.blob_type, _THUMBNAIL, b"-")
+        dressed.remove(_THUMBNAIL)
         keep = int(pyvips.enums.ForeignKeep.ALL)
         if not known and not any(name == "exif-data" for _, name, _ in self.fields):
             keep &= ~int(pyvips.enums.ForeignKeep.EXIF)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,8 @@ from sls_deploy.runtime.tensorrt import EngineRunner
 from sls_deploy.validate.engines import engine_name, why_stale
 
 WIDEST_MARGIN = 32
-"""Input pixels around a tile that are given up at most, unless more are asked for."""
+"""Input pixels around a tile that are given up at most, unless more are asked for: a network that
+looks further does so through averages of wide windows, which more margin hardly changes."""
 _ON_GPU: tuple[Precision, ...] = ("fp16", "bf16", "fp32", "int8")
 _ON_CPU: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 """In the order of choice. On the CPU, ONNX Runtime computes fp16 in fp32 and has no bf16."""
@@ -93,19 +95,19 @@ def open_network(run: Run, budget: float, options: RestoreConfig) -> Network:
 
 def tile_sizes(networks: Sequence[Network], options: RestoreConfig) -> TileSizes:
     """How pictures are cut, so that every network can take the tiles."""
-    first = networks[0]
     fixed = next((network.graph.fixed for network in networks if network.graph.fixed), None)
     longest = min(network.longest or options.tile for network in networks)
     margin = max(network.margin for network in networks)
-    multiple = max(max(network.graph.multiple, network.field.multiple) for network in networks)
-    margin = -(-margin // multiple) * multiple if options.overlap is None else options.overlap
+    multiple = math.lcm(*(network.graph.multiple for network in networks))
+    grid = math.lcm(*(network.field.multiple for network in networks))
     return TileSizes(
         longest=min(longest, options.tile),
-        margin=margin,
+        margin=margin if options.overlap is None else options.overlap,
         blend=options.blend,
         multiple=multiple,
+        grid=grid,
         least=max(max(network.graph.least_side, network.smallest) for network in networks),
-        exact=fixed if fixed else first.graph.fixed,
+        exact=fixed,
     )
 
 

@@ -91,6 +91,8 @@ def _all_found(inputs: Sequence[str], out: Path, listed: Iterable[str]) -> Itera
                 raise SlsError("holds no paths", "standard input", "Give one path a line.")
             for line in named:
                 yield from _of_path(Path(line), out)
+        elif not text:
+            raise SlsError("an input without a name", fix="Name files, folders or patterns.")
         elif _MAGIC.search(text) and not os.path.lexists(text):
             yield from _of_pattern(text, out)
         else:
@@ -117,14 +119,14 @@ def _of_pattern(text: str, out: Path) -> Iterator[_Found]:
     parts = Path(text).parts
     first = next(place for place, part in enumerate(parts) if _MAGIC.search(part))
     base, pattern = Path(*parts[:first]), str(Path(*parts[first:]))
-    open_parts = {part for part in parts[first:] if part.startswith(".")}
+    hidden_too = any(part.startswith(".") for part in parts[first:])
     try:
         # pathlib's ** does not follow links, so that loops of them do no harm.
         files = [
             file
             for file in base.glob(pattern)
             if _known(file)
-            and not _hidden(file.relative_to(base), open_parts)
+            and (hidden_too or not _hidden(file.relative_to(base)))
             and not _inside(file, out)
             and file.is_file()
         ]
@@ -180,9 +182,8 @@ def _known(path: Path) -> bool:
     return path.suffix.lower() in PICTURE_SUFFIXES + VIDEO_SUFFIXES
 
 
-def _hidden(path: Path, but: set[str]) -> bool:
-    """Whether a part of the path is hidden that the pattern did not name."""
-    return any(part.startswith(".") and part not in but for part in path.parts)
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _inside(path: Path, out: Path) -> bool:

@@ -7,6 +7,7 @@ no input further away than the margin, both sides of a fade are equal, and so is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
@@ -34,7 +35,9 @@ class TileSizes:
     blend: int
     """Pixels over which neighbours fade into each other."""
     multiple: int = 1
-    """Pixels that the places and the sides of tiles are multiples of."""
+    """Pixels that the sides of tiles are multiples of."""
+    grid: int = 1
+    """Pixels that the places of tiles, and the sides of those that are cut, are multiples of."""
     least: int = 1
     """Shortest side of a tile, pixels."""
     exact: tuple[int, int] | None = None
@@ -213,13 +216,12 @@ def _spans(places: Sequence[Cut], side: int, blend: int, scale: int) -> list[_Sp
 
 def _cuts(side: int, exact: int | None, sizes: TileSizes) -> list[Cut]:
     """Tiles along one side; with too little room for margins these shrink, never the progress."""
-    most = exact or sizes.longest
-    multiple, least = sizes.multiple, sizes.least
-    tile = most
-    if exact is None:
-        whole = max(most // multiple * multiple, padded_side(1, least, multiple))
-        tile = padded_side(smallest_tile(side, whole, sizes.overlap, multiple), least, multiple)
-    return list(cuts(side, tile, min(sizes.overlap, tile // 2), multiple))
+    grid = math.lcm(sizes.grid, sizes.multiple)
+    tile = exact or padded_side(side, sizes.least, sizes.multiple)
+    if exact is None and tile > max(sizes.longest, sizes.least):
+        most = max(sizes.longest // grid * grid, padded_side(1, sizes.least, grid))
+        tile = padded_side(smallest_tile(side, most, sizes.overlap, grid), sizes.least, grid)
+    return list(cuts(side, tile, min(sizes.overlap, tile // 2), grid))
 
 
 def batches(layout: Layout, size: int) -> Iterator[list[Tile]]:

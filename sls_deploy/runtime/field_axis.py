@@ -8,6 +8,8 @@ from fractions import Fraction
 
 Window = Callable[[int], tuple[int, int]]
 """First and last element that an element of the result is computed from, by its number."""
+_MOST = 1024
+"""Most elements that an operator makes of one, along an axis."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,12 @@ class Axis:
             down: elements that the windows have moved on by then.
             window: window of an element, whether it exists or not.
             size: of the result.
+
+        Raises:
+            ValueError: `up` is more than any network has.
         """
+        if up > _MOST:
+            raise ValueError(up)
         axis = self.settled()
         spacing = axis.spacing
         places = [(*window(k), Fraction(k * down, up)) for k in range(up)]

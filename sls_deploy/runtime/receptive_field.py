@@ -113,13 +113,13 @@ def _result(
     for value in inputs:
         if isinstance(value, Unfollowed):
             return Fixed(None) if node.op_type == "Shape" else value
-    if any(subgraphs(node)) or node.domain not in ("", "ai.onnx"):
-        raise Unfollowed(f"its {operator} is not followed")
-    if node.op_type == "Shape":
-        return shape(operator)
-    if not any(isinstance(value, Pixels) for value in inputs):
-        return _constant(node, operator)
     try:
+        if any(subgraphs(node)) or node.domain not in ("", "ai.onnx"):
+            raise Unfollowed("is not followed")
+        if node.op_type == "Shape":
+            return shape(operator)
+        if not any(isinstance(value, Pixels) for value in inputs):
+            return _constant(node, operator)
         if node.op_type == "Resize":
             return resize(operator, sides)
         handler = _HANDLERS.get(node.op_type)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -30,6 +32,7 @@ SIZES = st.builds(
     margin=st.integers(0, 12),
     blend=st.integers(0, 10),
     multiple=st.sampled_from([1, 2, 4]),
+    grid=st.sampled_from([1, 3, 4]),
     least=st.integers(1, 12),
 )
 
@@ -80,7 +83,15 @@ def test_tiles_are_of_one_size_that_the_network_takes(
     for side in layout.size:
         assert side % sizes.multiple == 0
         assert side >= sizes.least
-        assert side <= max(sizes.longest, sizes.least + sizes.multiple - 1)
+        assert side <= max(sizes.longest, sizes.least + 12)
+    for side, places in zip(layout.size, (layout.rows, layout.columns), strict=True):
+        room_for_the_grid = side // 2 >= math.lcm(sizes.grid, sizes.multiple)
+        assert not room_for_the_grid or all(cut.start % sizes.grid == 0 for cut in places)
+
+
+def test_a_picture_of_one_tile_is_not_filled_up_to_the_grid() -> None:
+    assert Layout(20, 31, TileSizes(64, 4, 4, multiple=1, grid=6)).size == (20, 31)
+    assert Layout(20, 31, TileSizes(64, 4, 4, multiple=2, grid=6)).size == (20, 32)
 
 
 def test_exact_tiles_have_the_one_size() -> None:

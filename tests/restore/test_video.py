@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from sls_deploy.restore.colour import Samples
 from sls_deploy.restore.video import VideoReader, VideoWriter
@@ -160,6 +161,27 @@ def test_subtitles_and_fonts_stay_where_they_can_and_are_named_where_not(tmp_pat
     notes = restore(source, tmp_path / "b.mp4")
     assert len([note for note in notes if "left out" in note]) == 2
     assert len(times_of(tmp_path / "b.mp4")) == 12
+
+
+def test_a_cover_picture_stays_in_mp4_and_is_not_taken_for_the_video(tmp_path: Path) -> None:
+    film = make_video(tmp_path / "film.mp4")
+    source = tmp_path / "a.mp4"
+    with av.open(str(film)) as old, av.open(str(source), "w") as output:
+        cover = output.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+        cover.disposition = Disposition.attached_pic
+        video = output.add_stream_from_template(old.streams.video[0], opaque=True)
+        picture = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), "rgb24")
+        output.mux([*cover.encode(picture), *cover.encode(None)])
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.stream = video
+                output.mux(packet)
+    assert not [note for note in restore(source, tmp_path / "b.mp4") if "left out" in note]
+    assert len(times_of(tmp_path / "b.mp4")) == 12
+    with av.open(str(tmp_path / "b.mp4")) as opened:
+        assert opened.streams[1].disposition & Disposition.attached_pic
+    assert "the cover picture is left out" in restore(source, tmp_path / "b.mkv")
 
 
 @pytest.mark.parametrize(("rotation", "turns"), [(90, 1), (180, 2), (270, 3)])

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from onnx import helper
 
 from sls_deploy.export.graph import to_bytes, to_onnx
 from sls_deploy.export.passes.half import Half
@@ -302,95 +301,3 @@ def test_channels_may_be_last_while_they_are_mixed() -> None:
     graph.add("Transpose", perm=[0, 3, 1, 2])
     graph.conv(3, 1, (1, 1), inputs=3)
     assert receptive_field(graph.model()) == ReceptiveField(1, exact=True, multiple=1, reason="")
-
-
-# What is not followed
-
-
-def refused(graph: Graph) -> str:
-    field = receptive_field(graph.model())
-    assert field.pixels is None
-    return field.reason
-
-
-def test_cutting_the_picture_is_named() -> None:
-    graph = Graph()
-    bounds = [graph.constant([value], np.int64) for value in (0, 8, 2)]
-    graph.add("Slice", "input", *bounds)
-    assert refused(graph) == "its Slice 'value0' cuts the picture"
-
-
-def test_a_mean_over_the_picture_is_named() -> None:
-    graph = Graph()
-    graph.add("ReduceMean", "input", graph.constant([2, 3], np.int64))
-    assert refused(graph) == "its ReduceMean 'value0' looks at the whole picture"
-
-
-def test_places_as_a_sequence_are_named() -> None:
-    graph = Graph()
-    graph.add("Reshape", "input", graph.constant([0, 0, -1], np.int64))
-    assert refused(graph) == "its Reshape 'value0' lays out pixels in a way that is not followed"
-
-
-def test_padding_around_is_named() -> None:
-    graph = Graph()
-    widths = graph.constant([0, 0, 1, 1, 0, 0, 1, 1], np.int64)
-    graph.add("Pad", "input", widths, mode="wrap")
-    assert refused(graph) == "its Pad 'value0' brings together opposite borders of the picture"
-
-
-def test_patches_joined_to_a_picture_are_named() -> None:
-    graph = Graph()
-    graph.add("Concat", "input", "input", axis=2)
-    assert refused(graph) == "its Concat 'value0' joins pictures side by side"
-
-
-def test_an_unknown_operator_is_named() -> None:
-    graph = Graph()
-    graph.add("GlobalAveragePool")
-    assert "GlobalAveragePool 'value0' looks at the whole picture or is not known" in refused(graph)
-
-
-def test_products_of_two_things_seen_are_named() -> None:
-    graph = Graph()
-    graph.add("MatMul", "input", "input")
-    assert "MatMul 'value0' computes with several things" in refused(graph)
-
-
-def test_an_output_that_is_smaller_than_the_picture_is_none() -> None:
-    graph = Graph()
-    graph.conv(3, 2, (1, 1))
-    assert refused(graph) == "its output is smaller than the picture"
-
-
-def test_what_does_not_reach_the_output_does_not_matter() -> None:
-    graph = Graph()
-    graph.add("GlobalAveragePool")
-    graph.add("Relu", "input")
-    assert receptive_field(graph.model()).pixels == 0
-
-
-def test_a_table_with_a_number_for_every_place_is_not_exact() -> None:
-    graph = Graph(sides=(4, 5))
-    graph.add("Add", "input", graph.constant(np.ones((1, 1, 4, 5))))
-    field = receptive_field(graph.model())
-    assert (field.pixels, field.exact) == (0, False)
-    assert field.reason == "its Add 'value0' holds a number for every place of the picture"
-
-
-def test_arithmetic_with_the_size_is_not_exact() -> None:
-    graph = Graph()
-    size = graph.add("Shape", "input", start=2, end=3)
-    graph.add("Mul", "input", graph.add("Cast", size, to=onnx.TensorProto.FLOAT))
-    field = receptive_field(graph.model())
-    assert (field.pixels, field.exact) == (0, False)
-    assert field.reason.endswith("computes with the tile's size")
-
-
-def test_an_old_opset_is_not_followed() -> None:
-    graph = Graph()
-    graph.add("Relu")
-    model = graph.model()
-    del model.opset_import[:]
-    model.opset_import.append(helper.make_opsetid("", 11))
-    assert receptive_field(model).reason == "opset 11 is not followed"
