@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sls_deploy.cli import options as o
 
@@ -74,7 +74,7 @@ def adapt(
     from sls_deploy.errors import SlsError
 
     folder = o.find_run(run)
-    flags = {
+    flags: dict[str, dict[str, Any]] = {
         "data": {"photos": data},
         "adapt": {
             "tile": tile,

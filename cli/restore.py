@@ -10,6 +10,7 @@ import typer
 from sls_deploy.cli import options as o
 
 if TYPE_CHECKING:
+    from sls_deploy.restore.adaptive import Target
     from sls_deploy.restore.stage import RestoreResult
     from sls_deploy.run import Run
 
@@ -183,7 +184,7 @@ def _run_and_files(inputs: list[str]) -> tuple[Run, list[str]]:
     return run, files
 
 
-def _target(cost: float | None, loss: float | None, *, adaptive: bool) -> object:
+def _target(cost: float | None, loss: float | None, *, adaptive: bool) -> Target | None:
     """What adaptive inference is to reach; None without it."""
     from sls_deploy.errors import SlsError
     from sls_deploy.restore.adaptive import Target

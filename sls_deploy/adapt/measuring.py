@@ -121,4 +121,5 @@ def _errors(
     side = BLOCK * scale
     rows, columns = (length // side for length in squares.shape)
     means = squares.reshape(rows, side, columns, side).mean(axis=(1, 3))
-    return (means / 255**2).astype(np.float32)
+    errors: NDArray[np.float32] = (means / 255**2).astype(np.float32)
+    return errors

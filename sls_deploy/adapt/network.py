@@ -56,7 +56,8 @@ class Estimator(nn.Module):
         Returns:
             N x candidates x height / 8 x width / 8, rounded up.
         """
-        return self.head(self.features(x - _CONSTANTS["middle"])).clamp(_LOWEST, _HIGHEST).exp()
+        logarithms: Tensor = self.head(self.features(x - _CONSTANTS["middle"]))
+        return logarithms.clamp(_LOWEST, _HIGHEST).exp()
 
     def forward(self, x: Tensor) -> Tensor:
         """Natural logarithm of the estimated MSE on 0..1, N x candidates x 1 x 1."""

@@ -35,8 +35,8 @@ class Skip:
             return np.ascontiguousarray(middle)
         levels = np.rint(np.clip(middle, 0, 1) * 255).astype(np.uint8)
         enlarged = [upscale(picture.transpose(1, 2, 0), self._scale) for picture in levels]
-        result: Pictures = np.stack(enlarged).transpose(0, 3, 1, 2) / np.float32(255)
-        return np.ascontiguousarray(result)
+        result = np.stack(enlarged).transpose(0, 3, 1, 2).astype(np.float32)
+        return np.ascontiguousarray(result / np.float32(255))
 
     def stopwatch(self, pictures: Pictures) -> Stopwatch:
         """Time a batch; see `Runner.stopwatch`."""

@@ -90,23 +90,24 @@ def decide(estimated: Errors, costs: Sequence[float], weight: float) -> NDArray[
     """
     if math.isinf(weight):
         return np.zeros(len(estimated), np.intp)
-    return np.argmin(estimated + weight * np.asarray(costs), axis=1)
+    places: NDArray[np.intp] = np.argmin(estimated + weight * np.asarray(costs), axis=1)
+    return places
 
 
 def trade_off(calibration: Calibration) -> Curve:
     """The whole curve of cost against error, from weight 0 to one that takes the cheapest."""
     costs = np.asarray(calibration.costs, np.float64)
-    tiles = np.arange(len(calibration.estimated))
+    tiles: NDArray[np.intp] = np.arange(len(calibration.estimated))
     now = decide(calibration.estimated, calibration.costs, 0)
     cost, error = costs[now].mean(), calibration.true[tiles, now].mean()
     steps = []
     while len(tiles):
         weights, cheaper = _next_moves(calibration.estimated[tiles], costs, now)
         moves = np.isfinite(weights)
-        tiles, now, weights, cheaper = (part[moves] for part in (tiles, now, weights, cheaper))
+        tiles, now, cheaper = tiles[moves], now[moves], cheaper[moves]
         true = calibration.true
         gained = true[tiles, cheaper] - true[tiles, now]
-        steps.append(np.stack([weights, costs[cheaper] - costs[now], gained]))
+        steps.append(np.stack([weights[moves], costs[cheaper] - costs[now], gained]))
         now = cheaper
     moved = np.concatenate(steps, axis=1)
     moved = moved[:, np.argsort(moved[0], kind="stable")]

@@ -96,7 +96,7 @@ def train_estimator(
     """
     _, errors = sampler.batch(16 * _BATCH)
     with torch.no_grad():
-        estimator.head.bias.copy_(_logarithm(errors).mean(0))  # type: ignore[union-attr]
+        estimator.head.bias += _logarithm(errors).mean(0)
     optimiser = torch.optim.AdamW(estimator.parameters(), _RATE, weight_decay=_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, _RATE, total_steps=steps + 1, pct_start=_WARM_UP
@@ -107,7 +107,7 @@ def train_estimator(
         difference = estimator(tiles)[:, :, 0, 0] - _logarithm(errors)
         loss = (difference**2).mean()
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(estimator.parameters(), 1.0)
         optimiser.step()
         schedule.step()

@@ -79,7 +79,7 @@ class AdaptiveNetworks:
                     Skip(self.scale, self.frames) if network is None else network.runner,
                     self.sizes,
                     self.scale,
-                    network and network.most,
+                    None if network is None else network.most,
                 )
                 for network in networks
             ]

@@ -70,8 +70,8 @@ class OneNetwork:
     """
 
     def __init__(self, network: Network, options: RestoreConfig) -> None:
-        self.names = (f"budget {network.budget:g}",)
-        self.costs = (network.graph.network_cost,)
+        self.names: tuple[str, ...] = (f"budget {network.budget:g}",)
+        self.costs: tuple[float, ...] = (network.graph.network_cost,)
         self.scale, self.frames = network.graph.scale, network.graph.frames
         self.sizes = tile_sizes([network], options)
         self.at_once = min(options.batch, network.most or options.batch)

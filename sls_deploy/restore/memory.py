@@ -53,7 +53,8 @@ class Shrinking:
         return self.run(tiles)
 
     def _in_parts(self, tile: Pictures) -> Pictures:
-        layout = Layout(*tile.shape[1:], replace(self._sizes, longest=self._longest))
+        height, width = tile.shape[1:]
+        layout = Layout(height, width, replace(self._sizes, longest=self._longest))
         return join(layout, [self.run(part[None])[0] for part in layout.cut(tile)], self._scale)
 
     def _shrink(self, tiles: Pictures, error: Exception) -> None:

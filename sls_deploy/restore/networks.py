@@ -135,8 +135,11 @@ def _choices(run: Run, budget: float, options: RestoreConfig) -> Iterator[_Choic
                     opened = _engine(run, budget, plan, exported)
                     yield _Choice(engine_name(plan), "tensorrt", opened)
     if options.backend != "tensorrt":
-        for provider, usual in (("cuda", _ON_GPU), ("cpu", _ON_CPU)):
-            device = "the GPU" if provider == "cuda" else "the CPU"
+        places: tuple[tuple[Provider, str, Sequence[Precision]], ...] = (
+            ("cuda", "the GPU", _ON_GPU),
+            ("cpu", "the CPU", _ON_CPU),
+        )
+        for provider, device, usual in places:
             for precision in order(usual):
                 path = exported / f"model.{precision}.onnx"
                 if path.is_file():

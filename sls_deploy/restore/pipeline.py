@@ -170,8 +170,8 @@ class Pipeline:
             except SlsError as error:
                 yield _Broken(job, error, state)
             except MemoryError:
-                error = SlsError("is too large for the memory that is free", str(job.source))
-                yield _Broken(job, error, state)
+                what = "is too large for the memory that is free"
+                yield _Broken(job, SlsError(what, str(job.source)), state)
 
     def _frame(self, state: _State, source: Source, token: Any) -> Iterator[_Piece]:
         layout = Layout(source.height, source.width, self._restorer.sizes)

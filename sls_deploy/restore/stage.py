@@ -91,7 +91,7 @@ def restore_files(
         raise SlsError("means nothing beside --adaptive", "--budget", "Leave one of them out.")
     if choice_map is not None and adaptive is None:
         raise SlsError("needs --adaptive", "--choice-map", "Add it, or leave the map out.")
-    jobs = find_jobs(inputs, out, options.format, listed)
+    jobs = find_jobs(inputs, out, options.format, listed, options.video_codec)
     there = [job for job in jobs if job.target.exists() and not overwrite]
     todo = [job for job in jobs if job not in there]
     skipped = tuple(str(job.target) for job in there)

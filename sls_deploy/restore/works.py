@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -112,7 +112,7 @@ class PictureWork:
     def __init__(self, job: Job, options: RestoreConfig, scale: int) -> None:
         self.job, self.count = job, 1
         self._options, self._scale = options, scale
-        self._still: Still = open_still(job.source, options.max_megapixels)
+        self._still: Still = open_still(job.source, options.max_megapixels, job.target.parent)
         self._canvas: Canvas | None = None
         check_target(self._still, job.target, scale)
 
@@ -129,7 +129,7 @@ class PictureWork:
         """Take finished pixels."""
         if self._canvas is None:
             height, width = source.height * self._scale, source.width * self._scale
-            channels = 1 if self._still.grey else COLOURS
+            channels: Literal[1, 3] = 1 if self._still.grey else 3
             folder = self.job.target.parent
             self._canvas = Canvas(height, width, channels, self._still.bits, folder)
         self._canvas.put(part.top, part.left, part.pixels)
