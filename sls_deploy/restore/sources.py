@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from sls_deploy.errors import SlsError
-from sls_deploy.restore.formats import FORMATS, PICTURE_SUFFIXES, FormatName
-from sls_deploy.restore.video_formats import VIDEO_SUFFIXES, Codec, video_suffix
+from sls_deploy.pictures.formats import FORMATS, PICTURE_SUFFIXES, FormatName
+from sls_deploy.video.formats import VIDEO_SUFFIXES, Codec, video_suffix
 
 LISTED = "-"
 """Input that stands for the paths on standard input."""

@@ -12,15 +12,16 @@ import numpy as np
 
 from sls_deploy.config import RestoreConfig
 from sls_deploy.errors import SlsError
-from sls_deploy.restore.canvas import Canvas
-from sls_deploy.restore.encode import check_target, save_still
+from sls_deploy.pictures.canvas import Canvas
+from sls_deploy.pictures.encode import check_target, save_still
+from sls_deploy.pictures.still import open_still
 from sls_deploy.restore.sources import Job
-from sls_deploy.restore.still import open_still
 from sls_deploy.restore.tiles import Part, Pixels
-from sls_deploy.restore.video import Frame, VideoReader, VideoWriter
+from sls_deploy.video.reader import Frame, VideoReader
+from sls_deploy.video.writer import VideoWriter
 
 if TYPE_CHECKING:
-    from sls_deploy.restore.still import Still
+    from sls_deploy.pictures.still import Still
 
 COLOURS = 3
 """Channels of a frame."""

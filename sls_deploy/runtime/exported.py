@@ -44,7 +44,7 @@ def read_exported(path: Path) -> ExportedGraph:
     """Read an exported file, and how it takes pictures.
 
     Raises:
-        SlsError: it cannot be trusted (see `read_model`), or was not written by `sls-deploy export`.
+        SlsError: it cannot be trusted (see `read_model`), or `sls-deploy export` did not write it.
     """
     model = read_model(path)
     said = facts(model)

@@ -19,8 +19,13 @@ from tests.engine.vendor_signatures import signatures
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(
     path
-    for folder in ("sls_deploy/engine", "sls_deploy/runtime", "sls_deploy/doctor", "calibration",
-                   "sls_deploy/package/templates")
+    for folder in (
+        "sls_deploy/engine",
+        "sls_deploy/runtime",
+        "sls_deploy/doctor",
+        "calibration",
+        "sls_deploy/package/templates",
+    )
     for path in (ROOT / folder).glob("*.py")
 )
 STUBS = ROOT / ".stubs"

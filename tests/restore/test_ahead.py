@@ -49,9 +49,14 @@ def test_it_runs_no_further_ahead_than_it_may() -> None:
 def test_leaving_early_ends_the_thread_and_closes_what_it_read() -> None:
     seen: list[int] = []
     closed = threading.Event()
-    with pytest.raises(KeyboardInterrupt), Ahead(counting(100, seen, closed), 1) as items:
-        next(iter(items))
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with Ahead(counting(100, seen, closed), 1) as items:
+            next(iter(items))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert closed.is_set()
     assert not any(thread.name == "decode" for thread in threading.enumerate())
 

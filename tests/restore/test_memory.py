@@ -77,7 +77,7 @@ def test_no_more_tiles_at_once_than_the_network_takes() -> None:
 
 
 def test_when_the_smallest_tile_does_not_fit_it_says_what_to_do() -> None:
-    with pytest.raises(OutOfMemory, match="with a tile of 100 pixels.*--tile"):
+    with pytest.raises(OutOfMemory, match=r"with a tile of 100 pixels.*--tile"):
         Shrinking(Narrow(10), TileSizes(100, 4, 4), 2, None).run(tiles(1, 100))
 
 

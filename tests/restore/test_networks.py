@@ -7,9 +7,9 @@ import onnx
 import pytest
 
 from sls_deploy.config import RestoreConfig
+from sls_deploy.receptive.field import ReceptiveField
 from sls_deploy.restore.networks import WIDEST_MARGIN, Network, tile_sizes
 from sls_deploy.runtime.exported import ExportedGraph
-from sls_deploy.runtime.receptive_field import ReceptiveField
 from sls_deploy.runtime.runner import Runner
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.restore.doubling import Doubling
 
 from sls_deploy.config import RestoreConfig
 from sls_deploy.data.images import read_image, write_image
@@ -14,6 +13,7 @@ from sls_deploy.progress import Progress, silent
 from sls_deploy.restore.choice_map import ChoiceMap
 from sls_deploy.restore.pipeline import Pipeline
 from sls_deploy.restore.sources import Job
+from tests.restore.doubling import Doubling
 
 OPTIONS = RestoreConfig()
 

@@ -1,0 +1,1 @@
+"""Video files: every frame as a picture, and all that stands beside them kept."""
