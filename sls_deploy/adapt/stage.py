@@ -152,6 +152,8 @@ class _Task:
         path = self.run.path / KEY / ESTIMATOR
         with atomic(path) as temporary:
             temporary.write_bytes(content)
+        for stale in path.with_suffix("").glob("*"):  # engines of the estimator before
+            stale.unlink()
         tiles, true = calibration_tiles(measured, options.tile)
         runner = OnnxRunner(content, "the estimator")
         parts = [tiles[place : place + _AT_ONCE] for place in range(0, len(tiles), _AT_ONCE)]

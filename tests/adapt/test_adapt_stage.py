@@ -63,7 +63,11 @@ def test_other_options_or_photographs_are_work_to_do(photos: Path, tmp_path: Pat
         (folder / path.name).write_bytes(path.read_bytes())
     assert not adapt_run(run, few, folder).skipped
     (folder / "rocket0.png").unlink()
+    engine = run.path / "adapt" / "estimator" / "sm86-fp32.plan"
+    engine.parent.mkdir()
+    engine.write_bytes(b"of the estimator before")
     assert not adapt_run(run, few, folder).skipped
+    assert not engine.exists()
     skipping = few.model_copy(update={"skip": True})
     result = adapt_run(run, skipping, folder)
     assert [one.name for one in result.adaptation.candidates] == ["skip", "b0.25", "b0.50"]
