@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,14 @@ def check_target(still: Still, target: Path, scale: int) -> None:
         raise SlsError(what, str(target), "Take another format, such as `--format png`.")
 
 
-def save_still(still: Still, canvas: Canvas, target: Path, scale: int, quality: int) -> None:
+def save_still(
+    still: Still,
+    canvas: Canvas,
+    target: Path,
+    scale: int,
+    quality: int,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
     """Write a restored picture, atomically, in the format of its suffix.
 
     Colour profile, XMP, IPTC and resolution are kept, and EXIF but in TIFF, where libvips writes
@@ -65,9 +73,11 @@ def save_still(still: Still, canvas: Canvas, target: Path, scale: int, quality: 
         target: the file to write.
         scale: output pixels for one input pixel, along each side.
         quality: of JPEG and WebP, 1 to 100.
+        stopped: asked now and then, perhaps by another thread; True ends it with an error.
 
     Raises:
-        SlsError: as `check_target`; the disk is full or refuses; nothing is left then.
+        SlsError: as `check_target`; the disk is full or refuses, or it was stopped; nothing is
+            left then.
     """
     check_target(still, target, scale)
     form = _format(target)
@@ -79,7 +89,7 @@ def save_still(still: Still, canvas: Canvas, target: Path, scale: int, quality: 
         image, keep = still.metadata.put_on(_image(rasters, form, scale))
         if form.name == "webp" and still.grey and still.metadata.profile:
             image = image.icc_transform("srgb", embedded=True)
-        _release_on_progress(image, rasters)
+        _watch(image, rasters, stopped)
         save = getattr(image, f"{form.name}save_target")
         size = image.width * image.height * image.bands * (2 if image.format == "ushort" else 1)
         with atomic(target) as temporary:
@@ -142,13 +152,17 @@ def _bicubic(image: pyvips.Image, scale: int) -> pyvips.Image:
     )
 
 
-def _release_on_progress(image: pyvips.Image, rasters: list[Raster]) -> None:
-    def release(*_: object) -> None:
+def _watch(image: pyvips.Image, rasters: list[Raster], stopped: Callable[[], bool]) -> None:
+    """Give memory back while a picture is written, and end that where it is not wanted any more."""
+
+    def watch(*_: object) -> None:
         for raster in rasters:
             raster.release()
+        if stopped():
+            image.set_kill(True)
 
     image.set_progress(True)
-    image.signal_connect("eval", release)
+    image.signal_connect("eval", watch)
 
 
 def _options(form: Format, quality: int, size: int) -> dict[str, Any]:

@@ -140,20 +140,30 @@ class Pipeline:
         try:
             # The thread that reads ends first: nobody else closes what it has at hand.
             with Behind(_DEPTH) as writer, Ahead(self._pieces(jobs), _DEPTH) as pieces:
-                for piece in pieces:
-                    if isinstance(piece, _Broken):
-                        self._fail(piece.job, piece.error, piece.state, writer)
-                    elif piece.state.failed:
-                        continue
-                    elif isinstance(piece, _End):
-                        writer.do(partial(self._finish, piece.state))
-                    else:
-                        self._restore(piece, writer)
-                        self._tell(len(jobs), piece, start)
+                try:
+                    for piece in pieces:
+                        self._pass_on(piece, writer, len(jobs), start)
+                except BaseException:
+                    for state in self._open:
+                        state.work.stop()
+                    raise
         finally:
             for state in self._open:
                 state.work.close()
         self._report(Progress("restore", len(jobs), len(jobs)))
+
+    def _pass_on(
+        self, piece: _Piece | _End | _Broken, writer: Behind, files: int, start: float
+    ) -> None:
+        if isinstance(piece, _Broken):
+            self._fail(piece.job, piece.error, piece.state, writer)
+        elif piece.state.failed:
+            pass
+        elif isinstance(piece, _End):
+            writer.do(partial(self._finish, piece.state))
+        else:
+            self._restore(piece, writer)
+            self._tell(files, piece, start)
 
     def _pieces(self, jobs: Sequence[Job]) -> Iterator[_Piece | _End | _Broken]:
         """All tiles of all files; runs in the thread that reads."""

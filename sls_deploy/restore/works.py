@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -81,6 +82,10 @@ class Work(Protocol):
         """Give the output its name."""
         ...
 
+    def stop(self) -> None:
+        """Give up what is being written; called by another thread."""
+        ...
+
     def close(self) -> None:
         """Let go of everything; what is not finished leaves no file."""
         ...
@@ -115,6 +120,7 @@ class PictureWork:
         self._options, self._scale = options, scale
         self._still: Still = open_still(job.source, options.max_megapixels, job.target.parent)
         self._canvas: Canvas | None = None
+        self._stopped = threading.Event()
         check_target(self._still, job.target, scale)
 
     @property
@@ -138,11 +144,21 @@ class PictureWork:
     def end(self, token: Any) -> None:  # noqa: ARG002 - a picture has one frame
         """Encode it."""
         assert self._canvas is not None  # noqa: S101 - a picture has a part
-        quality = self._options.quality
-        save_still(self._still, self._canvas, self.job.target, self._scale, quality)
+        save_still(
+            self._still,
+            self._canvas,
+            self.job.target,
+            self._scale,
+            self._options.quality,
+            self._stopped.is_set,
+        )
 
     def finish(self) -> None:
         """It has its name already."""
+
+    def stop(self) -> None:
+        """End what is being encoded, which can take a minute."""
+        self._stopped.set()
 
     def close(self) -> None:
         """Let go of both pictures."""
@@ -230,6 +246,9 @@ class VideoWork:
             raise SlsError("holds no frames", str(self.job.source))
         self._unfinished = False
         self._held.close()
+
+    def stop(self) -> None:
+        """Nothing is to be done: a frame is soon encoded."""
 
     def close(self) -> None:
         """Close what is open; a file that is not finished goes."""

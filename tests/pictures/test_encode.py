@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from sls_deploy.data.bicubic import upscale
+from sls_deploy.data.images import write_image
 from sls_deploy.errors import SlsError
 from sls_deploy.pictures.canvas import Canvas
 from sls_deploy.pictures.encode import check_target, save_still
@@ -319,3 +320,13 @@ with open_still(folder / "a.png", 100, folder, 0) as still:
     command = [sys.executable, "-c", script, str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(run.stdout) < 60  # MiB, of 183 that the canvas holds
+
+
+def test_what_is_stopped_leaves_no_file(tmp_path: Path) -> None:
+    source = write_image(tmp_path / "a.png", np.zeros((600, 600, 3), np.uint8))
+    target = tmp_path / "out" / "a.png"
+    with open_still(source, 1000) as still, Canvas(600, 600, 3, 8, tmp_path) as canvas:
+        canvas.put(0, 0, np.random.default_rng(0).random((3, 600, 600), np.float32))
+        with pytest.raises(SlsError):
+            save_still(still, canvas, target, 1, 95, lambda: True)
+    assert list(target.parent.iterdir()) == []
