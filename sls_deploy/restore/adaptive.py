@@ -14,7 +14,7 @@ from sls_deploy.adapt.skip import Skip
 from sls_deploy.adapt.tradeoff import Found, weight_for_cost, weight_for_loss
 from sls_deploy.config import RestoreConfig
 from sls_deploy.errors import SlsError
-from sls_deploy.restore.answers import Answer
+from sls_deploy.restore.answers import Answer, shrinking
 from sls_deploy.restore.memory import Shrinking
 from sls_deploy.restore.networks import Network, open_network, tile_sizes
 from sls_deploy.restore.tiles import TileSizes
@@ -74,14 +74,9 @@ class AdaptiveNetworks:
                 raise SlsError("has no network to choose", str(run.path), "Adapt it again.")
             self.sizes = _sizes(opened, adaptation, options)
             self.told = "; ".join(dict.fromkeys(network.told for network in opened))
+            skip = Shrinking(Skip(self.scale, self.frames), self.sizes, self.scale, None)
             self._shrinking = [
-                Shrinking(
-                    Skip(self.scale, self.frames) if network is None else network.runner,
-                    self.sizes,
-                    self.scale,
-                    None if network is None else network.most,
-                )
-                for network in networks
+                skip if network is None else shrinking(network, self.sizes) for network in networks
             ]
             self._chooser = Chooser(adaptation, estimator, self.found.weight)
             self._overlap = adaptation.overlap

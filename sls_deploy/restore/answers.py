@@ -74,10 +74,10 @@ class OneNetwork:
         self.costs: tuple[float, ...] = (network.graph.network_cost,)
         self.scale, self.frames = network.graph.scale, network.graph.frames
         self.sizes = tile_sizes([network], options)
-        self.at_once = min(options.batch, network.most or options.batch)
+        self.at_once = max(min(options.batch, network.most or options.batch), network.fewest)
         self.told = network.told
         self._network = network
-        self._runner = Shrinking(network.runner, self.sizes, self.scale, network.most)
+        self._runner = shrinking(network, self.sizes)
 
     @property
     def note(self) -> str:
@@ -91,3 +91,9 @@ class OneNetwork:
     def close(self) -> None:
         """Let go of the network."""
         self._network.close()
+
+
+def shrinking(network: Network, sizes: TileSizes) -> Shrinking:
+    """What runs a network's tiles, as many at once as it takes."""
+    scale = network.graph.scale
+    return Shrinking(network.runner, sizes, scale, network.most, network.fewest)

@@ -24,6 +24,8 @@ from sls_deploy.validate.engines import engine_name, why_stale
 WIDEST_MARGIN = 32
 """Input pixels around a tile that are given up at most, unless more are asked for: a network that
 looks further does so through averages of wide windows, which more margin hardly changes."""
+_STEP = 32
+"""Pixels that sides of tiles are multiples of on a GPU: each new size is made ready for first."""
 _ON_GPU: tuple[Precision, ...] = ("fp16", "bf16", "fp32", "int8")
 _ON_CPU: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 """In the order of choice. On the CPU, ONNX Runtime computes fp16 in fp32 and has no bf16."""
@@ -43,12 +45,16 @@ class Network:
     """What an output pixel hangs on."""
     told: str
     """What runs it, and why nothing faster does, such as 'ONNX Runtime fp32 on the CPU'."""
-    smallest: int = 1
-    """Least side that it takes, pixels."""
-    longest: int | None = None
-    """Longest side that it takes, pixels; None if there is no limit."""
+    smallest: tuple[int, int] = (1, 1)
+    """Least height and width that it takes, pixels."""
+    largest: tuple[int, int] | None = None
+    """Greatest height and width that it takes, pixels; None if there is no limit."""
+    fewest: int = 1
+    """Fewest tiles that it takes at once."""
     most: int | None = None
     """Most tiles that it takes at once; None if there is no limit."""
+    on_gpu: bool = False
+    """Whether each new size of tile costs time, as it does on a GPU."""
 
     @property
     def margin(self) -> int:
@@ -76,39 +82,42 @@ def open_network(run: Run, budget: float, options: RestoreConfig) -> Network:
             why not.
     """
     run.require("export", budget)
-    refused: dict[str, str] = {}
+    refused: dict[str, None] = {}
     no_engine = ""
     for choice in _choices(run, budget, options):
         if choice.kind == "onnxruntime" and options.backend == "auto":
-            no_engine = f" ({next(iter(refused.values()), 'no engine of it was built')})"
+            no_engine = no_engine or f" ({'; '.join(refused) or 'no engine of it was built'})"
         try:
             network = choice.open()
         except SlsError as error:
-            refused[choice.name] = f"{choice.name}: {error.what}"
+            refused[f"{choice.name}: {error.what}"] = None
             continue
         return replace(network, told=f"{choice.name}{no_engine}")
     asked = f"{options.precision} " if options.precision else ""
-    reasons = "; ".join(refused.values()) or "there are no files of it"
+    reasons = "; ".join(refused) or "there are no files of it"
     what = f"nothing {asked}of budget {budget:g} can run here ({reasons})"
     raise SlsError(what, str(run.path), "`sls-deploy export` or `sls-deploy build` makes more.")
 
 
 def tile_sizes(networks: Sequence[Network], options: RestoreConfig) -> TileSizes:
     """How pictures are cut, so that every network can take the tiles."""
-    fixed = next((network.graph.fixed for network in networks if network.graph.fixed), None)
-    longest = min(network.longest or options.tile for network in networks)
     margin = max(network.margin for network in networks)
-    multiple = math.lcm(*(network.graph.multiple for network in networks))
-    grid = math.lcm(*(network.field.multiple for network in networks))
+    limits = [network.largest for network in networks if network.largest]
     return TileSizes(
-        longest=min(longest, options.tile),
+        longest=options.tile,
         margin=margin if options.overlap is None else options.overlap,
         blend=options.blend,
-        multiple=multiple,
-        grid=grid,
-        least=max(max(network.graph.least_side, network.smallest) for network in networks),
-        exact=fixed,
+        multiple=math.lcm(*(network.graph.multiple for network in networks)),
+        grid=math.lcm(*(network.field.multiple for network in networks)),
+        least=_each(max, [network.smallest for network in networks]),
+        most=_each(min, limits) if limits else None,
+        step=_STEP if any(network.on_gpu for network in networks) else 1,
     )
+
+
+def _each(choose: Callable[..., int], sides: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    heights, widths = zip(*sides, strict=True)
+    return choose(heights), choose(widths)
 
 
 @dataclass(frozen=True)
@@ -153,15 +162,19 @@ def _engine(run: Run, budget: float, plan: Path, exported: Path) -> Callable[[],
             raise SlsError(reason, str(plan))
         manifest = verified_manifest(plan)
         graph = read_exported(exported / manifest.onnx)
+        field = receptive_field(graph.model)
+        least, most = manifest.min_shape, manifest.max_shape
         return Network(
             budget,
             EngineRunner(plan),
             graph,
-            receptive_field(graph.model),
+            field,
             "",
-            smallest=max(manifest.min_shape[2:]),
-            longest=min(manifest.max_shape[2:]),
-            most=manifest.max_shape[0],
+            smallest=(least[2], least[3]),
+            largest=(most[2], most[3]),
+            fewest=least[0],
+            most=most[0],
+            on_gpu=True,
         )
 
     return opened
@@ -170,7 +183,20 @@ def _engine(run: Run, budget: float, plan: Path, exported: Path) -> Callable[[],
 def _graph(budget: float, path: Path, provider: Provider, name: str) -> Callable[[], Network]:
     def opened() -> Network:
         graph = read_exported(path)
-        runner = OnnxRunner(path, name, provider=provider)
-        return Network(budget, runner, graph, receptive_field(graph.model), "", most=graph.batch)
+        field = receptive_field(graph.model)
+        runner = OnnxRunner(path, name, provider=provider, sizes_vary=True)
+        least = graph.fixed or (graph.least_side, graph.least_side)
+        return Network(
+            budget,
+            runner,
+            graph,
+            field,
+            "",
+            smallest=least,
+            largest=graph.fixed,
+            fewest=graph.batch or 1,
+            most=graph.batch,
+            on_gpu=provider == "cuda",
+        )
 
     return opened

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -73,6 +74,7 @@ class _State:
     tiles: int = 0
     choices: Counter[str] = field(default_factory=Counter)
     failed: bool = False
+    told: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class Pipeline:
                     for piece in pieces:
                         self._pass_on(piece, writer, len(jobs), start)
                 except BaseException:
-                    for state in self._open:
+                    for state in list(self._open):
                         state.work.stop()
                     raise
         finally:
@@ -157,11 +159,11 @@ class Pipeline:
     ) -> None:
         if isinstance(piece, _Broken):
             self._fail(piece.job, piece.error, piece.state, writer)
-        elif piece.state.failed:
-            pass
+            if piece.state is not None:
+                writer.do(partial(self._finish, piece.state))
         elif isinstance(piece, _End):
             writer.do(partial(self._finish, piece.state))
-        else:
+        elif not piece.state.failed:
             self._restore(piece, writer)
             self._tell(files, piece, start)
 
@@ -174,8 +176,11 @@ class Pipeline:
                 work = open_work(job, self._options, restorer.scale, restorer.frames)
                 state = _State(work, map=self._map_of(job))
                 self._open.append(state)
-                for source, token in work.inputs():
-                    yield from self._frame(state, source, token)
+                with closing(work.inputs()) as inputs:
+                    for source, token in inputs:
+                        if state.failed:
+                            break
+                        yield from self._frame(state, source, token)
                 yield _End(state)
             except SlsError as error:
                 yield _Broken(job, error, state)
@@ -187,6 +192,8 @@ class Pipeline:
         layout = Layout(source.height, source.width, self._restorer.sizes)
         place, groups = 0, batches(layout, self._restorer.at_once)
         for tiles in groups:
+            if state.failed:
+                return
             parts = [layout.fill(source.read(*layout.inside(tile))) for tile in tiles]
             first, place = place == 0, place + len(tiles)
             last = place == len(layout.tiles)
@@ -239,15 +246,23 @@ class Pipeline:
             state.map.paint(piece.layout, piece.tiles[place], piece.pixels[place], choice)
 
     def _finish(self, state: _State) -> None:
-        """Give a file its name; runs in the thread that writes."""
-        if state.failed:
-            return
+        """Give a file its name and close it; runs in the thread that writes.
+
+        It is closed here alone, where the thread that reads is through with it.
+        """
         work = state.work
         try:
-            work.finish()
+            if not state.failed:
+                work.finish()
+                self._note_restored(state)
         except SlsError as error:
             self._fail_here(work.job, error, state)
-            return
+        finally:
+            self._open.remove(state)
+            work.close()
+
+    def _note_restored(self, state: _State) -> None:
+        work = state.work
         self.restored.append(
             Restored(
                 str(work.job.source),
@@ -260,7 +275,6 @@ class Pipeline:
                 notes=work.notes,
             )
         )
-        self._close(state)
 
     def _fail(self, job: Job, error: SlsError, state: _State | None, writer: Behind) -> None:
         if state is not None:
@@ -269,14 +283,12 @@ class Pipeline:
 
     def _fail_here(self, job: Job, error: SlsError, state: _State | None) -> None:
         """Note that a file failed; runs in the thread that writes."""
-        self.failed.append(Failed(str(job.source), str(error)))
         if state is not None:
             state.failed = True
-            self._close(state)
-
-    def _close(self, state: _State) -> None:
-        self._open.remove(state)
-        state.work.close()
+            if state.told:
+                return
+            state.told = True
+        self.failed.append(Failed(str(job.source), str(error)))
 
     def _tell(self, files: int, piece: _Piece, start: float) -> None:
         """Report how far all files are, and how long the rest will take at this pace."""

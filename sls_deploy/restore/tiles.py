@@ -38,11 +38,12 @@ class TileSizes:
     """Pixels that the sides of tiles are multiples of."""
     grid: int = 1
     """Pixels that the places of tiles, and the sides of those that are cut, are multiples of."""
-    least: int = 1
-    """Shortest side of a tile, pixels."""
-    exact: tuple[int, int] | None = None
-    """The one height and width that every tile has; None if sides may differ from picture to
-    picture."""
+    least: tuple[int, int] = (1, 1)
+    """Smallest height and width of a tile, pixels."""
+    most: tuple[int, int] | None = None
+    """Largest height and width that the network takes, pixels; None if there is no limit."""
+    step: int = 1
+    """Pixels that the sides of tiles are filled up to multiples of, so that there are few sizes."""
 
     @property
     def overlap(self) -> int:
@@ -71,15 +72,15 @@ class Layout:
 
     def __init__(self, height: int, width: int, sizes: TileSizes) -> None:
         self.height, self.width, self.sizes = height, width, sizes
-        exact = sizes.exact or (None, None)
-        self.rows = _cuts(height, exact[0], sizes)
-        self.columns = _cuts(width, exact[1], sizes)
+        most = sizes.most or (sizes.longest, sizes.longest)
+        self.rows = _cuts(height, sizes.least[0], most[0], sizes)
+        self.columns = _cuts(width, sizes.least[1], most[1], sizes)
         self.tiles = [Tile(*places) for places in product(self.rows, self.columns)]
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of every tile."""
-        return (self.rows[0].stop - self.rows[0].start, self.columns[0].stop)
+        return (self.rows[0].stop, self.columns[0].stop)
 
     def fill(self, pixels: Pixels) -> Pixels:
         """A tile's pixels as far as the picture has them, filled up by reflection."""
@@ -214,14 +215,32 @@ def _spans(places: Sequence[Cut], side: int, blend: int, scale: int) -> list[_Sp
     return spans
 
 
-def _cuts(side: int, exact: int | None, sizes: TileSizes) -> list[Cut]:
-    """Tiles along one side; with too little room for margins these shrink, never the progress."""
+def _cuts(side: int, least: int, most: int, sizes: TileSizes) -> list[Cut]:
+    """Tiles along one side; with too little room for margins these shrink, never the progress.
+
+    Args:
+        side: of the picture, pixels.
+        least: shortest tile that the network takes, pixels.
+        most: longest one.
+        sizes: what else is asked for.
+    """
+    longest = max(min(sizes.longest, most), least)
     grid = math.lcm(sizes.grid, sizes.multiple)
-    tile = exact or padded_side(side, sizes.least, sizes.multiple)
-    if exact is None and tile > max(sizes.longest, sizes.least):
-        most = max(sizes.longest // grid * grid, padded_side(1, sizes.least, grid))
-        tile = padded_side(smallest_tile(side, most, sizes.overlap, grid), sizes.least, grid)
+    if longest // grid * grid < least:  # the network takes no tile of that grid
+        grid = sizes.multiple
+    tile = _filled(side, least, most, sizes)
+    if tile > longest:
+        longest = max(longest // grid * grid, least)
+        cut = max(smallest_tile(side, longest, sizes.overlap, grid), least)
+        tile = min(_filled(cut, least, most, sizes), max(longest, cut))
     return list(cuts(side, tile, min(sizes.overlap, tile // 2), grid))
+
+
+def _filled(side: int, least: int, most: int, sizes: TileSizes) -> int:
+    """The side of a tile that covers a side: a multiple, and of the step if there is room."""
+    tile = padded_side(side, least, sizes.multiple)
+    stepped = padded_side(tile, 1, math.lcm(sizes.multiple, sizes.step))
+    return stepped if stepped <= most else tile
 
 
 def batches(layout: Layout, size: int) -> Iterator[list[Tile]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -62,7 +62,7 @@ class Work(Protocol):
         """What is to be known of it; complete once it is finished."""
         ...
 
-    def inputs(self) -> Iterator[tuple[Source, Any]]:
+    def inputs(self) -> Generator[tuple[Source, Any]]:
         """Each input, and what `end` wants to know of it.
 
         Raises:
@@ -128,7 +128,7 @@ class PictureWork:
         """What was done to the picture, such as colours that were converted."""
         return self._still.notes
 
-    def inputs(self) -> Iterator[tuple[Source, Any]]:
+    def inputs(self) -> Generator[tuple[Source, Any]]:
         """The picture."""
         yield self._still, None
 
@@ -203,7 +203,7 @@ class VideoWork:
         """What was read and written otherwise than it was."""
         return (*self._reader.notes, *self._writer.notes)
 
-    def inputs(self) -> Iterator[tuple[Source, Any]]:
+    def inputs(self) -> Generator[tuple[Source, Any]]:
         """Each frame with those before and behind it; the first and the last are repeated."""
         around = self._frames // 2
         window: deque[Frame] = deque(maxlen=self._frames)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sls_deploy.engine.vendor_log import VendorLog
-from sls_deploy.errors import SlsError, reason
+from sls_deploy.errors import OutOfMemory, SlsError, reason
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +20,8 @@ _TYPES = {
     "UINT8": "uint8",
 }
 """PyTorch's names of the vendor's types of tensors: of pictures, and of single layers in fp16."""
+_NO_MEMORY = re.compile(r"out[ _]?of[ _]?memory", re.IGNORECASE)
+"""What the vendor's log says where GPU memory ran out."""
 _BRIGHTEST = 127
 """Largest whole number in random input of whole numbers: every type holds it."""
 
@@ -57,6 +60,13 @@ def engine_io(trt: Any, engine: ICudaEngine, where: str) -> EngineIo:
         raise SlsError(f"has tensors of type {unknown[0]}, which no picture has", where)
     source_type, target_type = (getattr(torch, _TYPES[name]) for name in types)
     return EngineIo(sources[0], source_type, targets[0], target_type)
+
+
+def refused(what: str, log: VendorLog, where: str) -> SlsError:
+    """The error for something that the vendor refused, by its log: `OutOfMemory` if it was that."""
+    told = log.first_error()
+    kind = OutOfMemory if _NO_MEMORY.search(told) else SlsError
+    return kind(f"{what}: {told}", where)
 
 
 class EngineContext:
@@ -126,7 +136,7 @@ class EngineContext:
         self._log.errors.clear()
         if not self._context.execute_async_v3(self._stream.cuda_stream):
             what = f"failed on input of shape {list(self.source.shape)}"
-            raise SlsError(f"{what}: {self._log.first_error()}", self._where)
+            raise refused(what, self._log, self._where)
 
     def record(self) -> str:
         """Record a run as a CUDA graph, for `launch` to replay; one run must have gone before.

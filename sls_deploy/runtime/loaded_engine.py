@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from sls_deploy.engine.backend import Backend
 from sls_deploy.engine.vendor_log import VendorLog
-from sls_deploy.errors import OutOfMemory, SlsError
-from sls_deploy.runtime.engine_context import EngineContext, EngineIo, engine_io
+from sls_deploy.errors import OutOfMemory, SlsError, reason
+from sls_deploy.runtime.engine_context import EngineContext, EngineIo, engine_io, refused
 from sls_deploy.runtime.rtx_kernels import RtxKernels
 
 if TYPE_CHECKING:
@@ -106,11 +106,22 @@ class LoadedEngine:
         if given.dtype != self._io.source_type:
             what = f"takes {self._io.source_type}, not {given.dtype}"
             raise SlsError(what, self._where)
-        context = self._context(tuple(array.shape))
-        with torch.cuda.stream(self._stream):
-            context.source.copy_(given)
-            context.launch()
-            result: NDArray[Any] = context.target.cpu().numpy()
+        try:
+            context = self._context(tuple(array.shape))
+            with torch.cuda.stream(self._stream):
+                context.source.copy_(given)
+                context.launch()
+                result: NDArray[Any] = context.target.cpu().numpy()
+        except OutOfMemory:
+            self._make_room()
+            raise
+        except torch.cuda.OutOfMemoryError:
+            self._make_room()
+            what = f"ran out of GPU memory on an input of {list(array.shape)}"
+            raise OutOfMemory(what, self._where, "Run smaller batches or tiles.") from None
+        except RuntimeError as error:  # of CUDA; after some of them nothing runs any more
+            fix = "Start again; if it fails again, `sls-deploy doctor` looks at the GPU."
+            raise SlsError(f"failed on the GPU ({reason(error)})", self._where, fix) from None
         return result
 
     def stopwatch(self, shape: tuple[int, ...]) -> Callable[[], float]:
@@ -204,6 +215,13 @@ class LoadedEngine:
         self._ready.clear()
         del self._rtx, self._engine, self._runtime, self._scratch
 
+    def _make_room(self) -> None:
+        """Let go of all shapes; the vendor's library cannot use what PyTorch keeps for later."""
+        import torch
+
+        self._ready.clear()
+        torch.cuda.empty_cache()
+
     def _check_open(self) -> None:
         if self._closed:
             raise SlsError("was closed", self._where, "Load it again.")
@@ -232,7 +250,7 @@ class LoadedEngine:
             strategy: Any = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
             made = self._engine.create_execution_context(strategy)
         if made is None:
-            raise SlsError(f"cannot be made ready: {self._log.first_error()}", self._where)
+            raise refused("cannot be made ready", self._log, self._where)
         made.set_device_memory(self._scratch.data_ptr(), self._scratch.numel())
         context = EngineContext(made, self._io, self._log, self._stream, self._where)
         source = self._allocate(shape, self._io.source_type)

@@ -48,6 +48,8 @@ class OnnxRunner:
         name: what reports call the runner; the file's name if it is empty.
         threads: threads inside one operator on the CPU; 0 means one for each core.
         provider: what computes.
+        sizes_vary: whether pictures come in many sizes: on a GPU, kernels are then chosen by rule
+            and not by trying all of them for each size.
 
     Raises:
         SlsError: ONNX Runtime is not installed, it cannot use the GPU, or the file is no graph of
@@ -63,10 +65,12 @@ class OnnxRunner:
         name: str = "",
         threads: int = 0,
         provider: Provider = "cpu",
+        *,
+        sizes_vary: bool = False,
     ) -> None:
         self.name = name or (model.name if isinstance(model, Path) else "ONNX Runtime")
         self._model, self._threads, self._provider = model, threads, provider
-        self._session: Any = open_session(model, threads, provider)
+        self._session: Any = open_session(model, threads, provider, sizes_vary=sizes_vary)
 
     def run(self, pictures: Pictures) -> Pictures:
         """Restore a batch; see `Runner.run`."""
@@ -151,7 +155,12 @@ class OnnxRunner:
 
 
 def open_session(
-    model: Path | bytes, threads: int = 0, provider: Provider = "cpu", profile: str = ""
+    model: Path | bytes,
+    threads: int = 0,
+    provider: Provider = "cpu",
+    profile: str = "",
+    *,
+    sizes_vary: bool = False,
 ) -> Any:
     """Load a graph into ONNX Runtime, quietly.
 
@@ -162,6 +171,7 @@ def open_session(
             our engines: ONNX Runtime would else round fp32 to ten bits (its pull request 19426).
         profile: beginning of the path of the file that the times of all nodes are written to;
             empty to write none.
+        sizes_vary: see `OnnxRunner`.
 
     Returns:
         An `onnxruntime.InferenceSession` with an input 'input', float32 or uint8, and an output
@@ -192,7 +202,10 @@ def open_session(
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     source = str(model) if isinstance(model, Path) else model
     wanted = _CUDA if provider == "cuda" else _CPU
-    providers = [(_CUDA, {"use_tf32": "0"}), _CPU] if provider == "cuda" else [_CPU]
+    on_cuda = {"use_tf32": "0"}
+    if sizes_vary:
+        on_cuda["cudnn_conv_algo_search"] = "HEURISTIC"
+    providers = [(_CUDA, on_cuda), _CPU] if provider == "cuda" else [_CPU]
     try:
         session = onnxruntime.InferenceSession(source, options, providers)
     except Exception as error:  # ONNX Runtime's errors share no class of their own

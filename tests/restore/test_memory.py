@@ -77,13 +77,13 @@ def test_no_more_tiles_at_once_than_the_network_takes() -> None:
 
 
 def test_when_the_smallest_tile_does_not_fit_it_says_what_to_do() -> None:
-    with pytest.raises(OutOfMemory, match=r"with a tile of 100 pixels.*--tile"):
+    with pytest.raises(OutOfMemory, match=r"with a tile of 100x100.*--tile"):
         Shrinking(Narrow(10), TileSizes(100, 4, 4), 2, None).run(tiles(1, 100))
 
 
 def test_a_graph_of_one_size_cannot_shrink() -> None:
-    sizes = TileSizes(256, 4, 4, exact=(256, 256))
-    with pytest.raises(OutOfMemory, match="256"):
+    sizes = TileSizes(256, 4, 4, least=(256, 256), most=(256, 256))
+    with pytest.raises(OutOfMemory, match="256x256"):
         Shrinking(Narrow(10), sizes, 2, None).run(tiles(1, 256))
 
 
@@ -91,3 +91,21 @@ def test_other_errors_pass() -> None:
     with pytest.raises(SlsError, match="no room") as told:
         Shrinking(Narrow(10, SlsError), TileSizes(256, 4, 4), 2, None).run(tiles(1, 256))
     assert not isinstance(told.value, OutOfMemory)
+
+
+def test_a_network_that_takes_four_at_once_gets_four() -> None:
+    runner, given = Narrow(10**9), tiles(6, 16)
+    found = Shrinking(runner, TileSizes(64, 4, 4), 2, 4, fewest=4).run(given)
+    np.testing.assert_array_equal(found, doubled(given))
+    assert [shape[0] for shape in runner.shapes] == [4, 4]
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [TileSizes(32, 0, 0, multiple=64, grid=64), TileSizes(32, 4, 4, least=(48, 48))],
+)
+def test_tiles_that_must_be_larger_than_asked_for_are_run_as_they_are(sizes: TileSizes) -> None:
+    given = tiles(2, 64)
+    np.testing.assert_array_equal(
+        Shrinking(Narrow(10**9), sizes, 2, None).run(given), doubled(given)
+    )

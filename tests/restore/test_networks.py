@@ -17,16 +17,16 @@ def network(
     field: ReceptiveField | None = None,
     *,
     multiple: int = 1,
-    least: int = 1,
-    fixed: tuple[int, int] | None = None,
-    smallest: int = 1,
-    longest: int | None = None,
+    smallest: tuple[int, int] = (1, 1),
+    largest: tuple[int, int] | None = None,
+    on_gpu: bool = False,
 ) -> Network:
     graph = ExportedGraph(
-        Path("a.onnx"), onnx.ModelProto(), 2, 1, least, multiple, fixed, None, 0.5, 0.5, "fp32"
+        Path("a.onnx"), onnx.ModelProto(), 2, 1, 1, multiple, None, None, 0.5, 0.5, "fp32"
     )
     field = field or ReceptiveField(21, exact=True, multiple=1, reason="")
-    return Network(0.5, Mock(spec=Runner), graph, field, "", smallest, longest)
+    runner = Mock(spec=Runner)
+    return Network(0.5, runner, graph, field, "", smallest, largest, on_gpu=on_gpu)
 
 
 def test_the_margin_is_as_far_as_the_network_looks() -> None:
@@ -45,12 +45,14 @@ def test_a_margin_that_is_asked_for_is_taken() -> None:
 
 
 def test_tiles_suit_every_network() -> None:
-    one = network(multiple=4, least=16, longest=256)
-    other = network(ReceptiveField(30, exact=True, multiple=6, reason=""), smallest=64)
+    one = network(multiple=4, smallest=(16, 80), largest=(256, 1024))
+    field = ReceptiveField(30, exact=True, multiple=6, reason="")
+    other = network(field, smallest=(64, 8), largest=(512, 512))
     sizes = tile_sizes([one, other], RestoreConfig())
-    assert (sizes.longest, sizes.margin, sizes.multiple, sizes.grid) == (256, 30, 4, 6)
-    assert sizes.least == 64
+    assert (sizes.margin, sizes.multiple, sizes.grid) == (30, 4, 6)
+    assert (sizes.least, sizes.most) == ((64, 80), (256, 512))
 
 
-def test_a_graph_of_one_size_gets_tiles_of_that_size() -> None:
-    assert tile_sizes([network(fixed=(96, 128))], RestoreConfig()).exact == (96, 128)
+def test_on_a_gpu_there_are_few_sizes_of_tiles() -> None:
+    assert tile_sizes([network(on_gpu=True)], RestoreConfig()).step > 1
+    assert tile_sizes([network()], RestoreConfig()).step == 1

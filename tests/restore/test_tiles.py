@@ -33,7 +33,8 @@ SIZES = st.builds(
     blend=st.integers(0, 10),
     multiple=st.sampled_from([1, 2, 4]),
     grid=st.sampled_from([1, 3, 4]),
-    least=st.integers(1, 12),
+    least=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    step=st.sampled_from([1, 8]),
 )
 
 
@@ -80,10 +81,9 @@ def test_tiles_are_of_one_size_that_the_network_takes(
     layout = Layout(height, width, sizes)
     tiles = {tile.shape[1:] for tile in layout.cut(picture(height, width, 1))}
     assert tiles == {layout.size}
-    for side in layout.size:
-        assert side % sizes.multiple == 0
-        assert side >= sizes.least
-        assert side <= max(sizes.longest, sizes.least + 12)
+    for side, least in zip(layout.size, sizes.least, strict=True):
+        assert side % sizes.multiple == 0 or side == least
+        assert least <= side <= max(sizes.longest, least + sizes.multiple)
     for side, places in zip(layout.size, (layout.rows, layout.columns), strict=True):
         room_for_the_grid = side // 2 >= math.lcm(sizes.grid, sizes.multiple)
         assert not room_for_the_grid or all(cut.start % sizes.grid == 0 for cut in places)
@@ -94,8 +94,9 @@ def test_a_picture_of_one_tile_is_not_filled_up_to_the_grid() -> None:
     assert Layout(20, 31, TileSizes(64, 4, 4, multiple=2, grid=6)).size == (20, 32)
 
 
-def test_exact_tiles_have_the_one_size() -> None:
-    layout = Layout(50, 9, TileSizes(16, 2, 2, exact=(16, 24)))
+@pytest.mark.parametrize("longest", [12, 16, 512])
+def test_a_network_of_one_size_gets_tiles_of_that_size(longest: int) -> None:
+    layout = Layout(50, 9, TileSizes(longest, 2, 2, grid=6, least=(16, 24), most=(16, 24)))
     assert layout.size == (16, 24)
     assert len(layout.columns) == 1
     given_picture = picture(50, 9)
@@ -105,6 +106,21 @@ def test_exact_tiles_have_the_one_size() -> None:
 def test_a_small_picture_is_one_tile_of_its_own_size() -> None:
     layout = Layout(20, 30, TileSizes(512, 16, 8))
     assert (layout.size, len(layout.tiles)) == ((20, 30), 1)
+
+
+@given(st.integers(1, 700), st.integers(1, 700))
+def test_limits_of_each_side_are_kept(height: int, width: int) -> None:
+    sizes = TileSizes(512, 32, 8, multiple=2, grid=6, least=(16, 64), most=(54, 1024), step=32)
+    down, across = Layout(height, width, sizes).size
+    assert 16 <= down <= 54
+    assert 64 <= across <= 512
+
+
+def test_on_steps_pictures_of_many_sizes_have_few_tile_sizes() -> None:
+    sizes = TileSizes(128, 8, 8, step=32, most=(512, 512))
+    found = {Layout(height, width, sizes).size for height in range(90, 300, 7)
+             for width in range(90, 300, 11)}  # fmt: skip
+    assert all(side % 32 == 0 for size in found for side in size)
 
 
 def test_margins_that_are_too_wide_for_the_tiles_leave_progress() -> None:

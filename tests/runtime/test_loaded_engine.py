@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -256,6 +257,41 @@ def test_gpu_memory_that_ran_out_is_told_apart_and_less_still_runs(
     with pytest.raises(OutOfMemory, match=r"ran out of GPU memory for a tensor of \[1, 3, 9, 8\]"):
         engine.run(np.ones((1, 3, 9, 8), np.float32))
     np.testing.assert_array_equal(engine.run(PICTURE), 2 * PICTURE)
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "told"),
+    [
+        (torch.cuda.OutOfMemoryError("no room"), OutOfMemory, "ran out of GPU memory on an input"),
+        (RuntimeError("CUDA error: misaligned address"), SlsError, "failed on the GPU.*misaligned"),
+    ],
+)
+def test_what_cuda_says_while_it_runs_is_an_error_of_ours(
+    cuda: CudaDouble,
+    monkeypatch: pytest.MonkeyPatch,
+    said: Exception,
+    kind: type[SlsError],
+    told: str,
+) -> None:
+    engine = load(cuda)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_context.EngineContext, "launch", Mock(side_effect=said))
+        with pytest.raises(kind, match=told):
+            engine.run(PICTURE)
+    np.testing.assert_array_equal(engine.run(PICTURE), 2 * PICTURE)
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("1: [defaultAllocator.cpp::allocate::19] Cuda Runtime (out of memory)", OutOfMemory),
+        ("[executionContext.cpp] Error Code 2: OutOfMemory", OutOfMemory),
+        ("Error Code 3: API Usage Error", SlsError),
+    ],
+)
+def test_memory_that_the_vendor_cannot_get_is_told_apart(said: str, kind: type[SlsError]) -> None:
+    log = Mock(first_error=Mock(return_value=said))
+    assert type(engine_context.refused("failed", log, "engine")) is kind
 
 
 def test_input_of_another_type_is_named(cuda: CudaDouble) -> None:
