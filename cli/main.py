@@ -93,7 +93,7 @@ def main() -> None:
     except typer.TyperException as error:
         code, text = 2, error.format_message()
     except (typer.Abort, KeyboardInterrupt):
-        code, text = 130, "interrupted; the same command goes on from the last checkpoint"
+        code, text = 130, "interrupted; the same command goes on where it stopped"
     except OSError as error:  # such as a full disk under standard output
         code, text = 2, f"{error.filename or 'standard output'}: {error.strerror or error}"
         sys.stdout = None  # what it could not take would fail once more at exit

@@ -29,12 +29,12 @@ def print_json(result: Any) -> None:
 
 def print_line(text: str) -> None:
     """Print a line of the result."""
-    OUT.print(text, markup=False)
+    OUT.print(text, markup=False, emoji=False)
 
 
 def print_error(text: str) -> None:
     """Print the one line that says what is wrong."""
-    ERR.print(f"error: {text}", markup=False)
+    ERR.print(f"error: {text}", markup=False, emoji=False)
 
 
 def print_table(
@@ -78,11 +78,11 @@ def progress(*, quiet: bool = False) -> Iterator[Report]:
         yield _Lines()
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[figures]}", markup=False),
     )
     with Bars(*columns, console=ERR) as bars:
         tasks: dict[str, TaskID] = {}
@@ -110,7 +110,7 @@ class _Lines:
             return
         self._task, self._next = report.task, now + _SECONDS_BETWEEN_LINES
         line = f"{report.task} {report.done}/{report.total} {_figures(report)}"
-        ERR.print(line.rstrip(), markup=False)
+        ERR.print(line.rstrip(), markup=False, emoji=False)
 
 
 def _figures(report: Progress) -> str:

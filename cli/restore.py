@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -114,7 +117,7 @@ def restore(
     budgets = o.budgets_of(budget)
     if budgets is not None and len(budgets) > 1:
         raise SlsError(f"{budget!r} names several budgets", "--budget", "Give one.")
-    with progress(quiet=json) as report:
+    with _ended_like_ctrl_c(), progress(quiet=json) as report:
         result = restore_files(
             run,
             files,
@@ -169,6 +172,20 @@ def print_restored(result: RestoreResult) -> None:
         f"{len(result.restored)} done in {result.seconds:.1f} s, {rate:.3f} input megapixels a "
         f"second, tiles of {result.tile} with a margin of {result.margin}, {result.peak_mib} MiB"
     )
+
+
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Let a request to end, such as `docker stop` sends, leave no half file either."""
+
+    def interrupt(number: int, frame: object) -> None:  # noqa: ARG001
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run_and_files(inputs: list[str]) -> tuple[Run, list[str]]:

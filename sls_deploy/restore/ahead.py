@@ -75,7 +75,7 @@ class Ahead(Generic[Item]):
 class Behind:
     """Does pieces of work in their order in one thread. Leave it as a context: that ends it.
 
-    What was given is finished when the context is left, unless an error or an interrupt leaves it.
+    Call `finish` at the end: what waits when the context is left without it stays undone.
 
     Args:
         depth: pieces that may wait; `do` waits while there are more, so that memory stays flat.
@@ -97,12 +97,8 @@ class Behind:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None:
-            self._stopped.set()
-        self._waiting.put(None)
+        self._stopped.set()
         self._thread.join()
-        if kind is None and self._error is not None:
-            raise self._error
 
     def do(self, work: Callable[[], None]) -> None:
         """Have a piece of work done.
@@ -114,11 +110,27 @@ class Behind:
             raise self._error
         self._waiting.put(work)
 
+    def finish(self) -> None:
+        """Wait until all that was given is done.
+
+        Raises:
+            BaseException: what a piece raised.
+        """
+        self._waiting.put(None)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
     def _work(self) -> None:
-        while (work := self._waiting.get()) is not None:
-            if self._stopped.is_set() or self._error is not None:
-                continue
+        while not self._stopped.is_set():
             try:
-                work()
+                work = self._waiting.get(timeout=_WAIT)
+            except queue.Empty:
+                continue
+            if work is None:
+                return
+            try:
+                if self._error is None:
+                    work()
             except BaseException as error:  # it belongs to whoever gives more, or waits for it
                 self._error = error

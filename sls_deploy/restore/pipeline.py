@@ -130,6 +130,8 @@ class Pipeline:
         """Files that are done."""
         self.failed: list[Failed] = []
         """Files that could not be restored."""
+        self.margin = restorer.sizes.margin
+        """Input pixels that were given up at each inner side of a tile, at least."""
         self._open: list[_State] = []
 
     def run(self, jobs: Sequence[Job]) -> None:
@@ -145,6 +147,7 @@ class Pipeline:
                 try:
                     for piece in pieces:
                         self._pass_on(piece, writer, len(jobs), start)
+                    writer.finish()
                 except BaseException:
                     for state in list(self._open):
                         state.work.stop()
@@ -182,14 +185,13 @@ class Pipeline:
                             break
                         yield from self._frame(state, source, token)
                 yield _End(state)
-            except SlsError as error:
-                yield _Broken(job, error, state)
-            except MemoryError:
-                what = "is too large for the memory that is free"
-                yield _Broken(job, SlsError(what, str(job.source)), state)
+            except (SlsError, MemoryError) as error:
+                yield _Broken(job, _told(error, job), state)
 
     def _frame(self, state: _State, source: Source, token: Any) -> Iterator[_Piece]:
         layout = Layout(source.height, source.width, self._restorer.sizes)
+        if layout.margin is not None:
+            self.margin = min(layout.margin, self.margin)
         place, groups = 0, batches(layout, self._restorer.at_once)
         for tiles in groups:
             if state.failed:
@@ -209,8 +211,8 @@ class Pipeline:
             if not np.isfinite(answer.pixels).all():
                 what = "the network gives values that are not finite"
                 raise SlsError(what, str(state.work.job.source), "Try fp32 (--precision fp32).")
-        except SlsError as error:
-            self._fail(state.work.job, error, state, writer)
+        except (SlsError, MemoryError) as error:
+            self._fail(state.work.job, _told(error, state.work.job), state, writer)
             return
         writer.do(partial(self._write, piece, answer))
 
@@ -232,8 +234,8 @@ class Pipeline:
                 if state.map is not None:
                     state.map.write()
                     state.map = None
-        except SlsError as error:
-            self._fail_here(state.work.job, error, state)
+        except (SlsError, MemoryError) as error:
+            self._fail_here(state.work.job, _told(error, state.work.job), state)
 
     def _count(self, piece: _Piece, answer: Answer, place: int) -> None:
         state = piece.state
@@ -255,8 +257,8 @@ class Pipeline:
             if not state.failed:
                 work.finish()
                 self._note_restored(state)
-        except SlsError as error:
-            self._fail_here(work.job, error, state)
+        except (SlsError, MemoryError) as error:
+            self._fail_here(work.job, _told(error, work.job), state)
         finally:
             self._open.remove(state)
             work.close()
@@ -293,13 +295,22 @@ class Pipeline:
     def _tell(self, files: int, piece: _Piece, start: float) -> None:
         """Report how far all files are, and how long the rest will take at this pace."""
         state, done = piece.state, len(self.restored) + len(self.failed)
-        in_all = max(state.work.count * len(piece.layout.tiles), state.tiles, 1)
-        share = (done + state.tiles / in_all) / files
+        count = state.work.count
+        in_all = count * len(piece.layout.tiles) if count else None
+        within = state.tiles / in_all if in_all else 1.0  # unknown, or more than was said
         figures = {}
-        if share > 0:
-            figures["s left"] = (time.monotonic() - start) * (1 - min(share, 1)) / share
-        if in_all > len(piece.tiles):
-            name = f"restore {state.work.job.source.name}"
-            self._report(Progress(name, min(state.tiles, in_all), in_all, figures))
-        else:
-            self._report(Progress("restore", min(done, files), files, figures))
+        if within < 1:
+            share = (done + within) / files
+            if share > 0:
+                figures["s left"] = (time.monotonic() - start) * (1 - share) / share
+            if in_all and in_all > len(piece.tiles):
+                figures[f"% of {state.work.job.source.name}"] = 100 * within
+        self._report(Progress("restore", min(done, files), files, figures))
+
+
+def _told(error: SlsError | MemoryError, job: Job) -> SlsError:
+    """An error that is about one file."""
+    if isinstance(error, SlsError):
+        return error
+    what = "is too large for the memory that is free"
+    return SlsError(what, str(job.source), "Restore where more of it is free.")

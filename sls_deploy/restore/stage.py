@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from sls_deploy.config import RestoreConfig
 from sls_deploy.errors import SlsError
+from sls_deploy.files import disk_errors
 from sls_deploy.process_memory import peak_mib
 from sls_deploy.progress import Report, silent
 from sls_deploy.restore.adaptive import AdaptiveNetworks, Target
@@ -92,13 +94,17 @@ def restore_files(
     if choice_map is not None and adaptive is None:
         raise SlsError("needs --adaptive", "--choice-map", "Add it, or leave the map out.")
     jobs = find_jobs(inputs, out, options.format, listed, options.video_codec)
-    there = [job for job in jobs if job.target.exists() and not overwrite]
-    todo = [job for job in jobs if job not in there]
-    skipped = tuple(str(job.target) for job in there)
+    todo, skipped = [], []
+    for job in jobs:
+        if not overwrite and job.target.is_file():
+            skipped.append(str(job.target))
+        else:
+            todo.append(job)
     restorer = _restorer(run, options, budget, adaptive)
     map_of = partial(_map, choice_map, out, restorer.names)
     pipeline = Pipeline(restorer, options, report, map_of)
     try:
+        _check_out(out)
         pipeline.run(todo)
         note = restorer.note
     finally:
@@ -108,6 +114,9 @@ def restore_files(
         choices.update(one.choices)
     pixels = sum(one.height * one.width * one.frames for one in restored)
     notes = [note]
+    wanted = restorer.sizes.margin
+    if pipeline.margin < wanted:
+        notes.append(f"tiles are too small for a margin of {wanted}: it was {pipeline.margin}")
     if isinstance(restorer, AdaptiveNetworks):
         notes.append(
             f"weight of cost {restorer.found.weight:.3g}: on the calibration tiles a mean cost of "
@@ -116,13 +125,13 @@ def restore_files(
     return RestoreResult(
         backend=restorer.told,
         restored=restored,
-        skipped=skipped,
+        skipped=tuple(skipped),
         failed=tuple(pipeline.failed),
         seconds=round(time.monotonic() - start, 2),
         megapixels=pixels / 1e6,
         peak_mib=peak_mib(),
         tile=restorer.sizes.longest,
-        margin=restorer.sizes.margin,
+        margin=pipeline.margin,
         choices=dict(choices),
         cost=_cost(restorer, choices),
         notes=tuple(filter(None, notes)),
@@ -141,6 +150,20 @@ def _restorer(
             raise SlsError("nothing was exported yet", str(run.path), fix)
         budget = known[0]
     return OneNetwork(open_network(run, budget, options), options)
+
+
+def _check_out(out: Path) -> None:
+    """See that outputs can be written before any work is done.
+
+    Raises:
+        SlsError: they cannot.
+    """
+    if out.exists() and not out.is_dir():
+        raise SlsError("is a file, not a folder", str(out), "Name a folder for the outputs.")
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
 
 
 def _map(folder: Path | None, out: Path, names: Sequence[str], job: Job) -> ChoiceMap | None:

@@ -82,6 +82,17 @@ class Layout:
         """Height and width of every tile."""
         return (self.rows[0].stop, self.columns[0].stop)
 
+    @property
+    def margin(self) -> int | None:
+        """Input pixels that are given up at each inner side of a tile, at least; None if there is
+        no inner side."""
+        found = [
+            (left.stop - right.start - self.sizes.blend) // 2
+            for places in (self.rows, self.columns)
+            for left, right in pairwise(places)
+        ]
+        return max(min(found), 0) if found else None
+
     def fill(self, pixels: Pixels) -> Pixels:
         """A tile's pixels as far as the picture has them, filled up by reflection."""
         filled: Pixels = reflect(pixels[None], *self.size)[0]

@@ -54,7 +54,7 @@ class Work(Protocol):
 
     job: Job
     """What becomes what."""
-    count: int
+    count: int | None
     """Frames, as far as the file tells; 1 of a picture."""
 
     @property
@@ -116,7 +116,8 @@ class PictureWork:
     """A picture that becomes a larger or a sharper one."""
 
     def __init__(self, job: Job, options: RestoreConfig, scale: int) -> None:
-        self.job, self.count = job, 1
+        self.job = job
+        self.count: int | None = 1
         self._options, self._scale = options, scale
         self._still: Still = open_still(job.source, options.max_megapixels, job.target.parent)
         self._canvas: Canvas | None = None
@@ -196,7 +197,7 @@ class VideoWork:
             writer = VideoWriter(job.target, self._reader, scale, codec, quality)
             self._writer = held.enter_context(writer)
             self._held = held.pop_all()
-        self.count = self._reader.frames or 1
+        self.count = self._reader.frames
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sls_deploy.errors import SlsError, reason
-from sls_deploy.files import atomic
+from sls_deploy.files import atomic, disk_errors
 from sls_deploy.video.colour import from_rgb
 from sls_deploy.video.copies import Copies
 from sls_deploy.video.formats import Codec, check_size, check_target, need_av, written_as
@@ -120,7 +120,8 @@ class VideoWriter:
             frame: the frame that was restored, for its time.
 
         Raises:
-            SlsError: another size, times that the container cannot hold, or a failed encoder.
+            SlsError: another size, times that the container cannot hold, a failed encoder, or a
+                full disk.
         """
         if pixels.shape != (3, *self._size):
             raise SlsError(f"a frame of shape {pixels.shape} is not 3 x {self._size}")
@@ -192,16 +193,17 @@ class VideoWriter:
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
-        """Turn what encoders and muxers say into one error; a full disk passes to `atomic`."""
+        """Turn what encoders, muxers and the disk say into one error about the target."""
         import av
 
-        try:
-            yield
-        except OSError:
-            raise
-        except (av.FFmpegError, ValueError) as error:
-            height, width = self._size
-            what = f"{self._codec} video of {width} x {height} pixels cannot be written"
-            fix = "Choose another `--video-codec` or a target that ends in .mkv."
-            why = error.strerror if isinstance(error, av.FFmpegError) else reason(error)
-            raise SlsError(f"{what} ({why})", str(self._target), fix) from None
+        with disk_errors(self._target):
+            try:
+                yield
+            except OSError:
+                raise  # some of FFmpeg's are of this kind, too
+            except (av.FFmpegError, ValueError) as error:
+                height, width = self._size
+                what = f"{self._codec} video of {width} x {height} pixels cannot be written"
+                fix = "Choose another `--video-codec` or a target that ends in .mkv."
+                why = error.strerror if isinstance(error, av.FFmpegError) else reason(error)
+                raise SlsError(f"{what} ({why})", str(self._target), fix) from None

@@ -66,6 +66,7 @@ def test_work_is_done_in_its_order_before_the_end() -> None:
     with Behind(2) as writer:
         for number in range(50):
             writer.do(partial(done.append, number))
+        writer.finish()
     assert done == list(range(50))
 
 
@@ -73,8 +74,10 @@ def test_an_error_of_work_reaches_the_one_who_gives_it() -> None:
     def broken() -> None:
         raise ValueError("full")
 
-    with pytest.raises(ValueError, match="full"), Behind(2) as writer:
+    with Behind(2) as writer:
         writer.do(broken)
+        with pytest.raises(ValueError, match="full"):
+            writer.finish()
 
 
 def test_after_an_interrupt_what_waits_is_left_undone() -> None:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +13,15 @@ import pytest
 from sls_deploy.config import RestoreConfig
 from sls_deploy.data.images import read_image, write_image
 from sls_deploy.data.samples import sample_photos
+from sls_deploy.errors import SlsError
+from sls_deploy.files import atomic
+from sls_deploy.pictures.still import open_still
 from sls_deploy.progress import Progress, silent
+from sls_deploy.restore import works
 from sls_deploy.restore.choice_map import ChoiceMap
 from sls_deploy.restore.pipeline import Pipeline
 from sls_deploy.restore.sources import Job
+from sls_deploy.restore.tiles import TileSizes
 from tests.restore.doubling import Doubling
 
 OPTIONS = RestoreConfig()
@@ -103,12 +112,86 @@ def test_an_interrupt_leaves_no_half_file(photos: list[Path], tmp_path: Path) ->
     assert {path.name for path in tmp_path.iterdir()} <= {"a.png"}
 
 
+def test_an_interrupt_while_the_last_picture_is_encoded_leaves_no_half_file(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoding, seen = threading.Event(), []
+
+    def slow(still, canvas, target, scale, quality, stopped):  # type: ignore[no-untyped-def]
+        with atomic(target):
+            encoding.set()
+            wait_until(stopped)
+            seen.append(stopped())
+            raise SlsError("stopped")
+
+    def wait_until(stopped: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20
+        while not stopped() and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def interrupt() -> None:
+        encoding.wait(20)
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGINT)
+
+    monkeypatch.setattr(works, "save_still", slow)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        Pipeline(Doubling(), OPTIONS, silent).run(jobs(photos[1:2], tmp_path))
+    thread.join()
+    assert seen == [True]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_that_memory_runs_out_for_is_told_and_the_others_go_on(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = works.save_still
+
+    def full(still, *rest):  # type: ignore[no-untyped-def]
+        if still.path == photos[1]:
+            raise MemoryError
+        save(still, *rest)
+
+    monkeypatch.setattr(works, "save_still", full)
+    pipeline = Pipeline(Doubling(), OPTIONS, silent)
+    pipeline.run(jobs(photos, tmp_path))
+    assert [failed.source for failed in pipeline.failed] == [str(photos[1])]
+    assert "memory" in pipeline.failed[0].reason
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "c.png"]
+
+
+def test_a_large_picture_that_fails_while_it_is_read_does_no_harm(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(works, "open_still", partial(open_still, in_memory=0))  # a scratch file
+    restorer = Doubling()
+    restorer.refused = 1
+    pipeline = Pipeline(restorer, OPTIONS, silent)
+    pipeline.run(jobs([photos[1], photos[0]], tmp_path))
+    assert len(pipeline.failed) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_the_margin_that_tiles_had_room_for_is_told(photos: list[Path], tmp_path: Path) -> None:
+    pipeline = Pipeline(Doubling(TileSizes(32, 30, 4)), OPTIONS, silent)
+    pipeline.run(jobs(photos[1:2], tmp_path))
+    assert pipeline.margin < 30
+    whole = Pipeline(Doubling(TileSizes(128, 30, 4)), OPTIONS, silent)
+    whole.run(jobs(photos[1:2], tmp_path / "whole"))
+    assert whole.margin == 30
+
+
 def test_progress_tells_the_time_that_is_left(photos: list[Path], tmp_path: Path) -> None:
     told: list[Progress] = []
     Pipeline(Doubling(), OPTIONS, told.append).run(jobs(photos, tmp_path))
     assert told[-1] == Progress("restore", 3, 3)
+    assert {report.task for report in told} == {"restore"}
     assert all(report.done <= report.total for report in told)
     assert any(report.figures.get("s left", -1) >= 0 for report in told[:-1])
+    assert any("% of b.png" in report.figures for report in told)
 
 
 def test_choices_are_counted_and_painted(photos: list[Path], tmp_path: Path) -> None:

@@ -70,6 +70,19 @@ def make_video(
     return path
 
 
+def noisy_video(path: Path, **options: Any) -> Path:
+    """A video of noise, whose packets are large."""
+    random = np.random.default_rng(0)
+    with av.open(str(path), "w", **options) as output:
+        stream = output.add_stream("libx264", rate=24, options={"crf": "4"})
+        stream.width, stream.height = 64, 48
+        for _ in range(72):
+            noise = random.integers(0, 255, (48, 64, 3), np.uint8)
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(noise, "rgb24")))
+        output.mux(stream.encode(None))
+    return path
+
+
 def _declare_sound(output: Any, language: str) -> Any:
     stream = output.add_stream("aac", rate=44100, layout="mono")
     stream.metadata["language"] = language
