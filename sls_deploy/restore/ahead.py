@@ -11,6 +11,8 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 _END = object()
+# Threads are waited for by an event: in Python 3.11 a `join` that is interrupted takes the thread
+# for ended (bpo-45274), so that a second one does not wait.
 _WAIT = 0.1
 """Seconds after which a thread that waits for room looks whether it is still needed."""
 
@@ -27,9 +29,8 @@ class Ahead(Generic[Item]):
         self._items = items
         self._ready: queue.Queue[object] = queue.Queue(depth)
         self._error: BaseException | None = None
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="decode", daemon=True)
-        self._thread.start()
+        self._stopped, self._ended = threading.Event(), threading.Event()
+        threading.Thread(target=self._work, name="decode", daemon=True).start()
 
     def __enter__(self) -> Ahead[Item]:
         return self
@@ -41,7 +42,7 @@ class Ahead(Generic[Item]):
         trace: TracebackType | None,
     ) -> None:
         self._stopped.set()
-        self._thread.join()
+        self._ended.wait()
 
     def __iter__(self) -> Iterator[Item]:
         while (item := self._ready.get()) is not _END:
@@ -61,6 +62,7 @@ class Ahead(Generic[Item]):
             if close is not None:
                 close()
             self._put(_END)
+            self._ended.set()
 
     def _put(self, item: object) -> bool:
         while not self._stopped.is_set():
@@ -83,10 +85,9 @@ class Behind:
 
     def __init__(self, depth: int) -> None:
         self._waiting: queue.Queue[Callable[[], None] | None] = queue.Queue(depth)
-        self._stopped = threading.Event()
+        self._stopped, self._ended = threading.Event(), threading.Event()
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="encode", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._work, name="encode", daemon=True).start()
 
     def __enter__(self) -> Behind:
         return self
@@ -98,7 +99,7 @@ class Behind:
         trace: TracebackType | None,
     ) -> None:
         self._stopped.set()
-        self._thread.join()
+        self._ended.wait()
 
     def do(self, work: Callable[[], None]) -> None:
         """Have a piece of work done.
@@ -117,11 +118,17 @@ class Behind:
             BaseException: what a piece raised.
         """
         self._waiting.put(None)
-        self._thread.join()
+        self._ended.wait()
         if self._error is not None:
             raise self._error
 
     def _work(self) -> None:
+        try:
+            self._work_off()
+        finally:
+            self._ended.set()
+
+    def _work_off(self) -> None:
         while not self._stopped.is_set():
             try:
                 work = self._waiting.get(timeout=_WAIT)

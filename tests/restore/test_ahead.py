@@ -18,6 +18,13 @@ def counting(stop: int, seen: list[int], closed: threading.Event) -> Iterator[in
         closed.set()
 
 
+def assert_ends(name: str) -> None:
+    for thread in threading.enumerate():
+        if thread.name == name:
+            thread.join(5)
+            assert not thread.is_alive()
+
+
 def test_items_come_in_their_order() -> None:
     with Ahead(iter(range(100)), 3) as items:
         assert list(items) == list(range(100))
@@ -58,7 +65,7 @@ def test_leaving_early_ends_the_thread_and_closes_what_it_read() -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert closed.is_set()
-    assert not any(thread.name == "decode" for thread in threading.enumerate())
+    assert_ends("decode")
 
 
 def test_work_is_done_in_its_order_before_the_end() -> None:
@@ -94,4 +101,4 @@ def test_after_an_interrupt_what_waits_is_left_undone() -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert done == []
-    assert not any(thread.name == "encode" for thread in threading.enumerate())
+    assert_ends("encode")

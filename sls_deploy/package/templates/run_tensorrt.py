@@ -9,34 +9,38 @@ from pathlib import Path
 
 import numpy as np
 
-
-def read(path: Path) -> np.ndarray:
-    """A binary .ppm of 8 bits, or .npy in bytes or 0..1: height x width x colours, 0..1."""
-    if path.suffix == ".npy":
-        array: np.ndarray = np.load(path, allow_pickle=False)
-        return array.astype(np.float32) / (255 if array.dtype == np.uint8 else 1)
-    ppm = re.match(rb"P6\s+(?:#.*\s+)*(\d+)\s+(\d+)\s+255\s(?s:(.*))", path.read_bytes())
-    width, height, levels = ppm.groups() if ppm else sys.exit(f"{path} is no 8-bit binary .ppm")
-    return np.frombuffer(levels, "u1").reshape(int(height), int(width), 3).astype("f4") / 255
-
-
+PPM = re.compile(rb"P6_+(\d+)_+(\d+)_+255_".replace(b"_", rb"(?:\s|#[^\r\n]*[\r\n])"))
 plan, *sources, path = map(Path, sys.argv[1:] if len(sys.argv) > 3 else sys.exit(__doc__))
-content = plan.read_bytes()
+about: object = plan  # whatever fails is told in one line, with what it was about
+sys.excepthook = lambda _, error, __: sys.exit(" ".join(f"{about}: {error}".split()))
 facts = json.loads(plan.with_name("package.json").read_text("utf-8"))
 manifest = json.loads(plan.with_suffix(".json").read_text("utf-8"))
+content, pictures = plan.read_bytes(), []
 if hashlib.sha256(content).hexdigest() != manifest["plan_sha256"]:
     sys.exit(f"{plan} is not the engine that its manifest describes")
-picture = np.concatenate([read(source) for source in sources], axis=2)
+if len(sources) != facts["frames"] or path.suffix not in (".ppm", ".npy"):
+    sys.exit(f"give IN {facts['frames']} times, and an OUT that ends in .ppm or .npy")
+for about in sources:  # binary .ppm of 8 bits, or .npy of height x width x 3 in bytes or 0..1
+    if about.suffix == ".npy":
+        array = np.load(about, allow_pickle=False)
+    else:
+        ppm = PPM.match(about.read_bytes()) or sys.exit(f"{about} is no 8-bit binary .ppm")
+        array = np.ndarray((int(ppm[2]), int(ppm[1]), 3), "u1", ppm.string, ppm.end())
+    if array.shape[2:] != (3,) or not array.size or array.dtype.char not in "Befdg":
+        sys.exit(f"{about} has {array.dtype} {array.shape}, not bytes or floats h x w x 3")
+    pictures.append(array.astype("f4") / (255 if array.dtype == "u1" else 1))
+picture = np.concatenate(pictures, axis=2)
 sides, least = np.array(picture.shape[:2]), manifest["min_shape"]
 wanted = -(-np.maximum(sides, least[2:]) // facts["multiple"]) * facts["multiple"]
 picture = np.pad(picture, [*((0, more) for more in wanted - sides), (0, 0)], "reflect")
 nhwc, whole = np.repeat(picture[None], least[0], axis=0), facts["io"] == "uint8"
 given = np.rint(255 * nhwc.clip(0, 1)).astype("u1") if whole else nhwc.transpose(0, 3, 1, 2).copy()
+about = "{} needs {backend} {backend_version}, {architecture} and its driver".format(plan, **manifest)
 cuda, source, target = CDLL("libcuda.so.1"), c_uint64(), c_uint64()
 trt = __import__(manifest["backend"])
 runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
 engine = runtime.deserialize_cuda_engine(content)
-context = engine.create_execution_context() if engine else sys.exit(f"{plan} cannot be loaded here")
+context = engine.create_execution_context() if engine else sys.exit(f"{about}: it cannot be loaded")
 if not context.set_input_shape("input", given.shape):
     sys.exit(f"{plan} takes {least} to {manifest['max_shape']}: cut the picture into tiles")
 result = np.empty(tuple(context.get_tensor_shape("output")), given.dtype)
@@ -53,6 +57,7 @@ if failed:
     sys.exit(f"{plan} cannot run here (error {failed})")
 height, width = sides * facts["scale"]
 restored = (result[0] / np.float32(255) if whole else result[0].transpose(1, 2, 0))[:height, :width]
+about = path
 if path.suffix == ".npy":
     np.save(path, restored)
 else:
