@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,8 @@ Io = Literal["float", "uint8"]
 """Pictures as NCHW floats of 0..1, or as NHWC bytes."""
 
 _USUAL: tuple[Precision, ...] = ("fp16", "fp32", "int8", "bf16")
-"""Precisions, the one that is taken first if none is asked for."""
+"""Precisions, the one that is taken first if none is asked for; Triton's ONNX Runtime serves the
+first two."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ class Contents:
     """Engines that are not packed, by name, and why."""
 
 
-def gather_contents(run: Run, budget: float, precision: Precision | None, io: Io) -> Contents:
+def gather_contents(
+    run: Run, budget: float, precision: Precision | None, io: Io, backends: Collection[str]
+) -> Contents:
     """Find what can be packed of a budget.
 
     An engine is left out, with the reason, if it is not what its manifest or the run's says, or if
@@ -64,8 +67,9 @@ def gather_contents(run: Run, budget: float, precision: Precision | None, io: Io
         run: holds the exported graphs, and perhaps engines.
         budget: an exported one.
         precision: of graph and engines; if left out, the first of fp16, fp32, int8 and bf16 that
-            has an engine, else the first that was exported.
+            has an engine of `backends`, else the first that was exported.
         io: pictures that graph and engines take.
+        backends: those whose engines are of use where the package goes.
 
     Raises:
         SlsError: budget, precision or io was not exported, or the files have changed since.
@@ -77,7 +81,8 @@ def gather_contents(run: Run, budget: float, precision: Precision | None, io: Io
         raise _not_exported(run, budget, precision, io)
     left_out: dict[str, str] = {}
     engines = tuple(_sound_engines(run, budget, wanted, io, left_out))
-    built = {engine.manifest.precision for engine in engines}
+    usable = [engine.manifest for engine in engines if engine.manifest.backend in backends]
+    built = {manifest.precision for manifest in usable}
     chosen = next((name for name in wanted if name in built), wanted[0])
     path = graph_file(exported, chosen, io)
     return Contents(

@@ -11,6 +11,7 @@ from sls_deploy._version import __version__
 from sls_deploy.onnx_file import facts
 from sls_deploy.package.assembly import CHECKSUMS, Assembly
 from sls_deploy.package.contents import Contents, Engine
+from sls_deploy.package.reported import why_outdated
 from sls_deploy.run import Run
 
 FACTS = "package.json"
@@ -59,10 +60,12 @@ def write_folder(run: Run, contents: Contents, assembly: Assembly) -> dict[str, 
             assembly.copy(script, name)
     for name in _REPORTS:
         report = run.path / "validation" / name
-        if report.is_file():
-            assembly.copy(report, name)
-        else:
+        if not report.is_file():
             left_out[name] = "the run has none: `sls-deploy report` writes it"
+        elif why := why_outdated(run, contents.budget, report.with_suffix(".json")):
+            left_out[name] = why
+        else:
+            assembly.copy(report, name)
     assembly.write(FACTS, json.dumps(script_facts(contents), indent=1) + "\n")
     assembly.write(README, _readme(run, contents, scripts, left_out))
     return left_out

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from sls_deploy.config import Precision
+from sls_deploy.engine.backends import BACKENDS
 from sls_deploy.errors import SlsError
 from sls_deploy.package.assembly import PackedFile, assembled
 from sls_deploy.package.contents import Io, gather_contents
 from sls_deploy.package.folder import write_folder
-from sls_deploy.package.triton import write_repository
+from sls_deploy.package.triton import ENGINES, write_repository
 from sls_deploy.run import Run
 
 Form = Literal["folder", "triton"]
@@ -82,8 +83,9 @@ def package_run(
         there = ", ".join(f"{budget:g}" for budget in budgets) or "none"
         fix = "Name one with --budget, or use --format triton."
         raise SlsError(f"a folder takes one budget (given: {there})", str(run.path), fix)
+    backends = ENGINES if form == "triton" else tuple(BACKENDS)
     found = [
-        gather_contents(run, budget, chosen.precision, chosen.io)
+        gather_contents(run, budget, chosen.precision, chosen.io, backends)
         for budget in dict.fromkeys(budgets)
     ]
     with assembled(out) as assembly:

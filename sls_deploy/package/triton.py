@@ -23,6 +23,8 @@ from sls_deploy.package.triton_config import DEFAULT_FILES, Served, check_config
 from sls_deploy.run import Run, budget_name
 
 CONFIG = "config.pbtxt"
+ENGINES = ("tensorrt",)
+"""Backends whose engines Triton's TensorRT backend loads: the library that it is linked with."""
 _VERSION = "1"
 """Folder of a model's files: the version that Triton serves."""
 _ESTIMATOR_BATCH = 64
@@ -123,7 +125,7 @@ def _network(run: Run, contents: Contents, name: str) -> tuple[_Model, dict[str,
     engines: list[Engine] = []
     for engine in contents.engines:
         known = engine.manifest
-        if known.backend != "tensorrt":
+        if known.backend not in ENGINES:
             left_out[engine.plan.name] = (
                 f"Triton's TensorRT backend does not load engines of {known.backend}"
             )

@@ -17,6 +17,12 @@ PLATFORMS: dict[Backend, str] = {"tensorrt": "tensorrt_plan", "onnxruntime": "on
 """What Triton calls the files of each. Source: its documentation, "Backends"."""
 DEFAULT_FILES: dict[Backend, str] = {"tensorrt": "model.plan", "onnxruntime": "model.onnx"}
 """File that each backend looks for."""
+_ON_CUDA = {"use_tf32": "0"}
+"""What ONNX Runtime's CUDA provider is told, by its own names: else it rounds fp32 to ten bits."""
+_BACKEND_SETTINGS = {"cudnn_conv_algo_search": "1"}
+"""What Triton's ONNX Runtime backend is told: 1 lets cuDNN choose kernels without timing all of
+them for every size. Among the provider's settings it would be overwritten by 0, which times them.
+Source: onnxruntime.cc in triton-inference-server/onnxruntime_backend."""
 DELAY_US = 100
 """Microseconds that a request waits for others, to be run together with them."""
 
@@ -64,17 +70,24 @@ def render_config(served: Served) -> str:
     """The text of a model's config.pbtxt.
 
     Source: Triton's "Model Configuration". Requests of one size are put together where the model
-    takes several pictures, and one request of zeros goes through before the model is ready.
+    takes several pictures, and one request of zeros goes through before the model is ready. ONNX
+    Runtime computes as in our own runners.
 
     Raises:
         SlsError: the model has tensors of a type that no picture has.
     """
     batch = served.max_batch
-    batching: dict[str, Any] = {}
+    more: dict[str, Any] = {}
     if batch > 1:
-        batching["dynamic_batching"] = {"max_queue_delay_microseconds": DELAY_US}
+        more["dynamic_batching"] = {"max_queue_delay_microseconds": DELAY_US}
         if 1 < served.usual[0] <= batch:
-            batching["dynamic_batching"]["preferred_batch_size"] = [served.usual[0]]
+            more["dynamic_batching"]["preferred_batch_size"] = [served.usual[0]]
+    if served.backend == "onnxruntime":
+        cuda = {"name": "cuda", "parameters": _ON_CUDA}
+        more["optimization"] = {"execution_accelerators": {"gpu_execution_accelerator": [cuda]}}
+        more["parameters"] = {
+            key: {"string_value": value} for key, value in _BACKEND_SETTINGS.items()
+        }
     warm_up = {
         "data_type": _type(served.source, served.name),
         "dims": served.usual[1:] if batch else served.usual,
@@ -97,7 +110,7 @@ def render_config(served: Served) -> str:
                 "inputs": {served.source.name: warm_up},
             }
         ],
-        **batching,
+        **more,
     )
     return write_config(config)
 
@@ -123,6 +136,7 @@ def check_config(text: str, served: Served, where: str) -> None:
         ("backend", config.backend, served.backend),
         ("files", names, [served.file, dict(served.files)]),
         ("batching", batch > 0, most > 0),
+        ("settings", *_settings(config, served.backend)),
         ("input", _shapes(config.input, batch), [_shape(served.source, where)]),
         ("output", _shapes(config.output, batch), [_shape(served.target, where)]),
     ]
@@ -138,6 +152,16 @@ def check_config(text: str, served: Served, where: str) -> None:
             if not _takes(served, name, size):
                 what = f"warms up with {name} {list(size)}, which the model does not take"
                 raise SlsError(what, where, _GIVE_AGAIN)
+
+
+def _settings(config: Any, backend: Backend) -> tuple[Any, Any]:
+    """What a configuration tells ONNX Runtime, and what it should."""
+    accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+    found = [{one.name: dict(one.parameters)} for one in accelerators]
+    told = {key: value.string_value for key, value in config.parameters.items()}
+    if backend == "onnxruntime":
+        return (found, told), ([{"cuda": _ON_CUDA}], _BACKEND_SETTINGS)
+    return (found, told), ([], {})
 
 
 def _takes(served: Served, name: str, size: Dimensions) -> bool:

@@ -73,10 +73,39 @@ MESSAGES: dict[str, tuple[Field, ...]] = {
         ("default_model_filename", 8, "string"),
         ("cc_model_filenames", 9, "ModelConfig.CcModelFilenamesEntry*"),
         ("dynamic_batching", 11, "ModelDynamicBatching"),
+        ("optimization", 12, "ModelOptimizationPolicy"),
+        ("parameters", 14, "ModelConfig.ParametersEntry*"),
         ("model_warmup", 16, "ModelWarmup*"),
         ("backend", 17, "string"),
     ),
     "ModelConfig.CcModelFilenamesEntry": (
+        ("key", 1, "string"),
+        ("value", 2, "string"),
+    ),
+    "ModelConfig.ParametersEntry": (
+        ("key", 1, "string"),
+        ("value", 2, "ModelParameter"),
+    ),
+    "ModelParameter": (("string_value", 1, "string"),),
+    "ModelOptimizationPolicy": (
+        ("execution_accelerators", 4, "ModelOptimizationPolicy.ExecutionAccelerators"),
+    ),
+    "ModelOptimizationPolicy.ExecutionAccelerators": (
+        (
+            "gpu_execution_accelerator",
+            1,
+            "ModelOptimizationPolicy.ExecutionAccelerators.Accelerator*",
+        ),
+    ),
+    "ModelOptimizationPolicy.ExecutionAccelerators.Accelerator": (
+        ("name", 1, "string"),
+        (
+            "parameters",
+            2,
+            "ModelOptimizationPolicy.ExecutionAccelerators.Accelerator.ParametersEntry*",
+        ),
+    ),
+    "ModelOptimizationPolicy.ExecutionAccelerators.Accelerator.ParametersEntry": (
         ("key", 1, "string"),
         ("value", 2, "string"),
     ),

@@ -16,6 +16,7 @@ import pytest
 from sls_deploy.engine.backends import BACKENDS
 from sls_deploy.engine.manifest import read_manifest, write_manifest
 from sls_deploy.engine.stage import build_engines, engine_key
+from sls_deploy.package.stage import package_run
 from sls_deploy.run import Run
 from tests.package.networks import BUILD, in_bytes, make_run, network
 
@@ -49,6 +50,14 @@ def built(small: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
+@pytest.fixture(scope="session")
+def with_engine(built: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Budget 0.5 as a folder with an engine."""
+    out = tmp_path_factory.mktemp("engine") / "out"
+    package_run(built, [0.5], "folder", out)
+    return out
+
+
 @pytest.fixture
 def copy(built: Run, tmp_path: Path) -> Run:
     """A copy of that run to spoil."""
@@ -77,11 +86,23 @@ def script(capsys: pytest.CaptureFixture[str]) -> Call:
 
     def call(path: Path, *arguments: object) -> str:
         argv = [str(path), *map(str, arguments)]
-        with mock.patch.object(sys, "argv", argv):
+        hook = mock.patch.object(sys, "excepthook", sys.excepthook)
+        with mock.patch.object(sys, "argv", argv), hook:
             try:
-                runpy.run_path(str(path), run_name="__main__")
+                _as_main(path)
             except SystemExit as ended:
                 return str(ended.code)
         return ""
 
     return call
+
+
+def _as_main(path: Path) -> None:
+    """Run a script; what it does not catch goes to its own hook, as the interpreter does it."""
+    theirs = sys.excepthook
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    except Exception as error:
+        if sys.excepthook is theirs:
+            raise
+        sys.excepthook(type(error), error, None)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sls_deploy.engine.backends import BACKENDS
 from sls_deploy.engine.gpu import gpu_architecture
+from sls_deploy.engine.manifest import read_manifest
 from sls_deploy.engine.stage import build_engines
 from sls_deploy.package.stage import package_run
 from sls_deploy.run import Run
@@ -60,11 +61,12 @@ class Doubles:
         self.trt: Any = BACKENDS["tensorrt_rtx"].load()
         self.graph = graph
         self.loads = True
+        self.starts = True
+        """Whether TensorRT's runtime can be made, which takes a GPU that works."""
         self.refuses = 0
         """CUDA error of every copy; 0 for none."""
         self.memory: list[Any] = []
-        runtime = SimpleNamespace(deserialize_cuda_engine=self._load)
-        module = SimpleNamespace(Logger=self.trt.Logger, Runtime=lambda logger: runtime)
+        module = SimpleNamespace(Logger=self.trt.Logger, Runtime=self._start)
         monkeypatch.setitem(sys.modules, "tensorrt_rtx", module)
         monkeypatch.setattr(ctypes, "CDLL", lambda name: self)
 
@@ -80,6 +82,11 @@ class Doubles:
     def cuMemcpyDtoH_v2(self, target: Any, source: Any, size: Any) -> int:  # noqa: N802
         ctypes.memmove(target.value, source.value, size.value)
         return self.refuses
+
+    def _start(self, logger: Any) -> Any:
+        if not self.starts:
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+        return SimpleNamespace(deserialize_cuda_engine=self._load)
 
     def _load(self, content: bytes) -> Any:
         return (
@@ -122,14 +129,6 @@ class _Context:
         return np.ctypeslib.as_array(memory).reshape(shape)
 
 
-@pytest.fixture(scope="module")
-def with_engine(built: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Budget 0.5 as a folder with an engine."""
-    out = tmp_path_factory.mktemp("engine") / "out"
-    package_run(built, [0.5], "folder", out)
-    return out
-
-
 def test_the_engine_script_fills_runs_and_cuts_back(
     with_engine: Path, script: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,13 +154,34 @@ def test_the_engine_script_says_why_it_ends(
     assert "to [4, 3, 64, 64]: cut the picture into tiles" in script(run, plan, large, out)
     doubles.refuses = 700
     assert script(run, plan, source, out).endswith("sm86-fp16.plan cannot run here (error 700)")
-    doubles.loads = False
-    assert script(run, plan, source, out).endswith("sm86-fp16.plan cannot be loaded here")
     with plan.open("ab") as file:
         file.write(b"\0")
     assert script(run, plan, source, out).endswith(
         "sm86-fp16.plan is not the engine that its manifest describes"
     )
+    assert not out.exists()
+
+
+def test_an_engine_that_cannot_start_here_says_what_it_needs(
+    with_engine: Path, script: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, plan = with_engine / "run_tensorrt.py", with_engine / "sm86-fp16.plan"
+    source, out = write_ppm(tmp_path / "in.ppm", noise(8, 8)), tmp_path / "out.npy"
+    version = read_manifest(plan.with_suffix(".json")).backend_version
+    needs = f"{plan} needs tensorrt_rtx {version}, sm86 and a driver: "
+    doubles = Doubles(monkeypatch, with_engine / "model.fp16.onnx")
+    doubles.loads = False
+    assert script(run, plan, source, out) == f"{needs}it does not load"
+    doubles.starts = False
+    assert script(run, plan, source, out).startswith(f"{needs}pybind11::init()")
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    assert script(run, plan, source, out).startswith(f"{needs}import of tensorrt_rtx")
+
+    def no_driver(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", no_driver)
+    assert script(run, plan, source, out).startswith(f"{needs}libcuda.so.1: cannot open")
     assert not out.exists()
 
 

@@ -70,19 +70,6 @@ def test_a_folder_holds_graph_engine_scripts_and_what_is_known(built: Run, tmp_p
     assert set(result.left_out) == {"report.html", "report.json"}
 
 
-def test_the_report_is_packed_if_there_is_one(small: Run, tmp_path: Path) -> None:
-    shutil.copytree(small.path, tmp_path / "run")
-    report = tmp_path / "run" / "validation"
-    report.mkdir()
-    (report / "report.html").write_text("<html>")
-    (report / "report.json").write_text("{}")
-    result = package_run(Run.open(tmp_path / "run"), [0.5], "folder", tmp_path / "out")
-    assert (result.out / "report.html").read_text() == "<html>"
-    assert set(result.left_out) == {"engines"}
-    assert "`sls-deploy build --budget 0.5 --precision fp16`" in result.left_out["engines"]
-    assert "run_tensorrt.py" not in names(result)
-
-
 def test_a_precision_without_an_engine_is_packed_only_if_asked_for(
     built: Run, tmp_path: Path
 ) -> None:
@@ -193,6 +180,25 @@ def test_engines_for_several_gpus_are_one_model(copy: Run, tmp_path: Path) -> No
     assert dict(config.cc_model_filenames) == {"8.0": "sm80-fp16.plan", "8.6": "sm86-fp16.plan"}
     assert {f"{MODEL}/1/sm80-fp16.plan", f"{MODEL}/1/sm86-fp16.plan"} <= set(names(result))
     assert result.left_out["b0.50/sm89-fp16.plan"] == "takes other sizes than sm80-fp16.plan"
+
+
+def test_an_engine_that_triton_cannot_load_does_not_choose_the_precision(
+    copy: Run, tmp_path: Path
+) -> None:
+    """The graph in int8 is served by no Triton without an engine of tensorrt, that in fp16 is."""
+    plan = change_engine(copy, new="sm86-int8", precision="int8")
+    plan.with_name("sm86-fp16.plan").unlink()
+    exported = copy.folder("export", 0.5)
+    shutil.copy(exported / "model.fp32.onnx", exported / "model.int8.onnx")
+    result = package_run(copy, [0.5], "triton", tmp_path / "out")
+    assert result.budgets[0].precision == "fp16"
+    assert hash_file(result.out / MODEL / "1" / "model.onnx") == hash_file(
+        exported / "model.fp16.onnx"
+    )
+    assert package_run(copy, [0.5], "folder", tmp_path / "folder").budgets[0].precision == "int8"
+    change_engine(copy, name="sm86-int8", backend="tensorrt")
+    result = package_run(copy, [0.5], "triton", tmp_path / "served")
+    assert (result.budgets[0].precision, result.budgets[0].engines) == ("int8", (plan.name,))
 
 
 @pytest.mark.parametrize(("precision", "why"), [("bf16", "no bf16"), ("int8", "a setting")])

@@ -10,8 +10,10 @@ import sysconfig
 import venv
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from sls_deploy.package.stage import PackageOptions, package_run
@@ -64,11 +66,9 @@ def test_a_script_is_short_and_imports_little(name: str) -> None:
 
 def test_both_scripts_read_and_write_alike() -> None:
     one, other = (ast.parse((TEMPLATES / name).read_text()).body for name in SCRIPTS)
-    assert ast.dump(one[-1]) == ast.dump(other[-1])
-    reads = [
-        next(node for node in body if isinstance(node, ast.FunctionDef)) for body in (one, other)
-    ]
-    assert ast.dump(reads[0]) == ast.dump(reads[1])
+    assert [ast.dump(node) for node in one[-3:]] == [ast.dump(node) for node in other[-3:]]
+    loops = [next(node for node in body if isinstance(node, ast.For)) for body in (one, other)]
+    assert ast.dump(loops[0]) == ast.dump(loops[1])
 
 
 def test_the_onnx_script_runs_where_nothing_else_is_installed(
@@ -165,3 +165,26 @@ def test_bad_input_ends_the_script_with_a_reason(
         "model.fp16.onnx is not the file that package.json describes"
     )
     assert not out.exists()
+
+
+def test_on_a_gpu_fp32_is_fp32_and_no_other_provider_is_tried(
+    folder: Path, script: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def session(content: bytes, options: Any, providers: list[Any]) -> None:
+        asked.append(providers)
+        raise RuntimeError("of two\nlines")
+
+    source, out = write_ppm(tmp_path / "in.ppm", noise(8, 8)), tmp_path / "out.npy"
+    there = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    for available in (there, there[2:]):
+        monkeypatch.setattr(onnxruntime, "get_available_providers", available.copy)
+        told = script(folder / "run_onnxruntime.py", source, out)
+        assert told == "model.fp16.onnx: of two lines"
+    exact = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    assert asked == [
+        [("CUDAExecutionProvider", exact), "CPUExecutionProvider"],
+        ["CPUExecutionProvider"],
+    ]

@@ -112,6 +112,35 @@ def test_a_configuration_says_what_the_engine_takes() -> None:
     assert render_config(ENGINE) == TEXT
 
 
+def test_onnx_runtime_computes_fp32_on_a_gpu_and_does_not_time_every_size() -> None:
+    served = replace(ENGINE, backend="onnxruntime")
+    text = render_config(served)
+    wanted = """optimization {
+  execution_accelerators {
+    gpu_execution_accelerator {
+      name: "cuda"
+      parameters {
+        key: "use_tf32"
+        value: "0"
+      }
+    }
+  }
+}
+parameters {
+  key: "cudnn_conv_algo_search"
+  value {
+    string_value: "1"
+  }
+}
+"""
+    assert wanted in text
+    for old, new in (('value: "0"', 'value: "1"'), ('"cuda"', '"tensorrt"'), (wanted, "")):
+        with pytest.raises(SlsError, match="as settings, not"):
+            check_config(text.replace(old, new), served, "config.pbtxt")
+    with pytest.raises(SlsError, match="as settings, not"):
+        check_config(TEXT + wanted, ENGINE, "config.pbtxt")
+
+
 @given(models())
 def test_what_is_written_passes_the_check_and_never_asks_for_too_much(served: Served) -> None:
     text = render_config(served)
