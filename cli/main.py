@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -80,6 +81,9 @@ def main() -> None:
     # Threads that wait by spinning cost a busy machine a hundred times what they save on a quiet
     # one: 27 s against 0.24 s for the choice of one layer's weights. Read when PyTorch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name need not be text
     try:
         arguments = sys.argv[1:] or ["--help"]
         code = app(arguments, prog_name="sls-deploy", standalone_mode=False)

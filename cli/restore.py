@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -100,6 +101,8 @@ def restore(
     from sls_deploy.restore.stage import restore_files
 
     run, files = _run_and_files(inputs)
+    if "-" in files and isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # names need not be text
     flags = {
         "backend": backend,
         "precision": precision,

@@ -6,13 +6,16 @@ import hashlib
 import json
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sls_deploy.errors import SlsError
+
+_START = 20
+"""Bytes of a file's name that its temporary one begins with."""
 
 
 def cache_folder() -> Path:
@@ -44,22 +47,36 @@ def disk_errors(path: Path) -> Iterator[None]:
 def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it is flushed and takes the name.
 
+    Who may read it is what the process's umask has for new files.
+
     Raises:
         SlsError: the disk is full or the folder cannot be written; `path` is left as it was.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = path.parent / _temporary_name(path.name)
+        # Not by tempfile, which leaves out the rights that the umask gives to others.
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        rights = os.fstat(handle).st_mode & 0o777
         os.close(handle)
-        temporary = Path(name)
         try:
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
+            # safetensors puts a file of its own in the place, which others may not read.
+            temporary.chmod(rights)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _temporary_name(name: str) -> str:
+    """A hidden name that nobody else has, with a start of `name` to know it by.
+
+    It is short whatever the length of `name`, because file systems end at 255 bytes.
+    """
+    start = name.encode(errors="surrogateescape")[:_START].decode(errors="ignore")
+    return f".{start}.{secrets.token_hex(8)}"
 
 
 def write_text(path: Path, text: str) -> Path:

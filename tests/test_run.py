@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from sls_deploy.config import Config
 from sls_deploy.config_file import to_toml
@@ -39,12 +41,35 @@ def copy(run: Run) -> Callable[[str], bool]:
     return stage
 
 
-def test_file_is_replaced_whole_and_readable_by_all(tmp_path: Path) -> None:
+def test_file_is_replaced_whole(tmp_path: Path) -> None:
     path = write_text(tmp_path / "new" / "a.txt", "ü")
     assert write_text(path, "second") == path
     assert path.read_text("utf-8") == "second"
-    assert path.stat().st_mode & 0o777 == 0o644
     assert [entry.name for entry in path.parent.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_the_umask_says_who_may_read_a_file(tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        write_text(tmp_path / "a.txt", "")
+        with atomic(tmp_path / "a.safetensors") as temporary:
+            save_file({"a": np.zeros(3)}, temporary)
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [mode, mode]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a" * 255, "ü" * 127, "→" * 85, "l\udcffatin" * 36, "." * 255, "a"],
+    ids=["ascii", "two bytes", "three bytes", "no UTF-8", "dots", "short"],
+)
+def test_a_name_may_be_as_long_as_the_file_system_has_it(tmp_path: Path, name: str) -> None:
+    with atomic(tmp_path / name) as temporary:
+        assert temporary.name.startswith(".")
+        assert len(temporary.name.encode()) <= 38
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 
 def write_half(path: Path, error: BaseException) -> None:

@@ -8,7 +8,6 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sls_deploy.errors import SlsError
 from sls_deploy.pictures.raster import Raster, Samples
 
 _STRIP = 32
@@ -59,11 +58,11 @@ class Canvas:
         Args:
             top: row of its first pixel.
             left: column of its first pixel.
-            pixels: CHW, three colours, 0..1; what lies outside is clipped. Grey takes the mean of
-                the colours.
+            pixels: CHW, three colours, 0..1, numbers all; what lies outside is clipped. Grey takes
+                the mean of the colours.
 
         Raises:
-            SlsError: a value is not a number, or the disk refuses.
+            SlsError: the disk refuses.
         """
         height, width = pixels.shape[1:]
         highest = (1 << self.bits) - 1
@@ -73,9 +72,6 @@ class Canvas:
             if self.channels == 1:
                 strip = strip.mean(0, keepdims=True)
             levels = strip * np.float32(highest)
-            if np.isnan(levels.min()):
-                fix = "Restore with another precision."
-                raise SlsError("the network gave values that are not numbers", fix=fix)
             np.clip(np.rint(levels, out=levels), 0, highest, out=levels)
             samples[row : row + _STRIP].transpose(2, 0, 1)[...] = levels
         self.raster.write(top, left, samples)

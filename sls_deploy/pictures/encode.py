@@ -29,7 +29,7 @@ _BIG = 2**31
 def check_target(still: Still, target: Path, scale: int) -> None:
     """See that a restored picture can be written under a name, before any work.
 
-    16 bits become 8 in JPEG and WebP: whoever names such a format wants what it can hold.
+    What a format holds less of, such as 16 bits, is no error: `target_notes` tells it.
 
     Args:
         still: the picture.
@@ -52,6 +52,31 @@ def check_target(still: Still, target: Path, scale: int) -> None:
         raise SlsError(what, str(target), "Take another format, such as `--format png`.")
 
 
+def target_notes(still: Still, target: Path) -> tuple[str, ...]:
+    """What a picture loses or becomes by the format of a target that `check_target` let pass.
+
+    Args:
+        still: the picture.
+        target: the file to write; its suffix names the format.
+
+    Raises:
+        SlsError: not a picture's name.
+    """
+    form, named = _format(target), format_named(still.path)
+    notes = []
+    if still.form != form.name and (named is None or named.name == form.name):
+        notes.append(f"is {still.form} by its content, and written as {form.name} by its name")
+    if still.bits == 16 and not form.deep:
+        notes.append(f"16 bits are rounded to the 8 of {form.name}")
+    if still.grey and still.metadata.profile and form.name == "webp":
+        notes.append("grey with a colour profile converted to sRGB, because webp has no grey")
+    if still.metadata.exif and form.name == "tiff":
+        notes.append("left out EXIF data, which is not written into tiff")
+    if still.metadata.iptc and form.name in ("png", "webp"):
+        notes.append(f"left out IPTC data, which is not written into {form.name}")
+    return tuple(notes)
+
+
 def save_still(
     still: Still,
     canvas: Canvas,
@@ -62,10 +87,10 @@ def save_still(
 ) -> None:
     """Write a restored picture, atomically, in the format of its suffix.
 
-    Colour profile, XMP, IPTC and resolution are kept, and EXIF but in TIFF, where libvips writes
-    none; the orientation is upright and the thumbnail is left out. Transparency is enlarged by
-    bicubic. JPEG gets a chroma sample for each pixel, because halving them would undo what the
-    network restored; a grey picture with a profile becomes sRGB in WebP, which has no grey.
+    Colour profile, XMP and resolution are kept, EXIF but in TIFF, and IPTC in JPEG and TIFF, as
+    libvips writes them; the orientation is upright and the thumbnail is left out. Transparency is
+    enlarged by bicubic. JPEG gets a chroma sample for each pixel, because halving them would undo
+    what the network restored; a grey picture with a profile becomes sRGB in WebP.
 
     Args:
         still: the picture that it was restored from.

@@ -36,6 +36,11 @@ FORMATS: dict[FormatName, Format] = {
 PICTURE_SUFFIXES = tuple(suffix for one in FORMATS.values() for suffix in one.suffixes)
 """Endings by which files in a folder count as pictures."""
 
+_EXIF_TAG = 34665
+"""Tag of TIFF that points to EXIF data (EXIF 2.32, 4.6.3)."""
+_MOST_TAGS = 4096
+"""Entries of a directory of TIFF that are looked at."""
+
 HEAD = 64
 """Bytes at the start of a file that tell its format."""
 
@@ -95,3 +100,26 @@ def png_frames(file: BinaryIO) -> int:
             break
         file.seek(length + 4, 1)
     return 1
+
+
+def tiff_exif(file: BinaryIO) -> bool:
+    """Whether the first directory of a TIFF file points to EXIF data: libvips does not read it.
+
+    Classic and big files alike (TIFF 6.0, section 2; BigTIFF in libtiff's documentation).
+    """
+    file.seek(0)
+    start = file.read(16)
+    order = "<" if start[:2] == b"II" else ">"
+    big = start[2:4] in (b"+\0", b"\0+")
+    entry = 20 if big else 12
+    number = struct.Struct(order + ("Q" if big else "H"))
+    try:
+        (place,) = struct.unpack_from(f"{order}{'Q' if big else 'I'}", start, 8 if big else 4)
+        file.seek(place)
+        (count,) = number.unpack(file.read(number.size))
+    except (OSError, OverflowError, struct.error):
+        return False
+    entries = file.read(entry * min(count, _MOST_TAGS))
+    tag = struct.Struct(f"{order}H")
+    places = range(0, len(entries) - entry + 1, entry)
+    return any(tag.unpack_from(entries, place)[0] == _EXIF_TAG for place in places)

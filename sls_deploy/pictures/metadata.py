@@ -7,9 +7,13 @@ from typing import Any
 
 import pyvips
 
+from sls_deploy.pictures.vips import field_names
+
 _PROFILE = "icc-profile-data"
 _THUMBNAIL = "jpeg-thumbnail-data"
-_BLOCKS = (_PROFILE, "exif-data", "xmp-data", "iptc-data", "resolution-unit")
+_EXIF = "exif-data"
+_IPTC = "iptc-data"
+_BLOCKS = (_PROFILE, _EXIF, "xmp-data", _IPTC, "resolution-unit")
 _UNKNOWN = 1.0
 """Pixels in a millimetre that libvips has where a file does not tell."""
 _USUAL = 72 / 25.4
@@ -32,7 +36,17 @@ class Metadata:
     @property
     def profile(self) -> bool:
         """Whether there is a colour profile."""
-        return any(name == _PROFILE for _, name, _ in self.fields)
+        return self._has(_PROFILE)
+
+    @property
+    def exif(self) -> bool:
+        """Whether there is EXIF data."""
+        return self._has(_EXIF)
+
+    @property
+    def iptc(self) -> bool:
+        """Whether there is IPTC data."""
+        return self._has(_IPTC)
 
     def put_on(self, image: pyvips.Image) -> tuple[pyvips.Image, int]:
         """The picture with all this, and what a saver of libvips is to keep of it.
@@ -52,9 +66,12 @@ class Metadata:
         dressed.set_type(pyvips.GValue.blob_type, _THUMBNAIL, b"-")
         dressed.remove(_THUMBNAIL)
         keep = int(pyvips.enums.ForeignKeep.ALL)
-        if not known and not any(name == "exif-data" for _, name, _ in self.fields):
+        if not known and not self.exif:
             keep &= ~int(pyvips.enums.ForeignKeep.EXIF)
         return dressed, keep
+
+    def _has(self, wanted: str) -> bool:
+        return any(name == wanted for _, name, _ in self.fields)
 
 
 def metadata_of(image: pyvips.Image, colours: int) -> tuple[Metadata, bool]:
@@ -64,7 +81,7 @@ def metadata_of(image: pyvips.Image, colours: int) -> tuple[Metadata, bool]:
         image: the picture, with the fields that libvips found.
         colours: number of colour bands, 1 or 3.
     """
-    names = set(image.get_fields())
+    names = field_names(image)
     sound = _PROFILE not in names or _sound(image.get(_PROFILE), colours)
     kept = [
         name

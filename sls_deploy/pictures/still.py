@@ -20,6 +20,7 @@ from sls_deploy.pictures.formats import (
     foreign_format,
     format_of,
     png_frames,
+    tiff_exif,
 )
 from sls_deploy.pictures.metadata import Metadata, metadata_of
 from sls_deploy.pictures.raster import Raster, Samples
@@ -27,6 +28,7 @@ from sls_deploy.pictures.vips import vips_errors
 
 _NO_PICTURE = "cannot be read as a picture"
 _FORMATS = "PNG, JPEG, WebP and TIFF are read"
+_UNREAD = "left out EXIF data, which is not read from TIFF"
 _BITS: dict[str, Literal[8, 16]] = {"uchar": 8, "ushort": 16}
 _TURNED = {
     1: (False, False, False),
@@ -46,6 +48,8 @@ _TURNED = {
 class _Opened:
     """A picture as libvips will decode it, with its colours made plain."""
 
+    form: FormatName
+    """Format by the content."""
     image: pyvips.Image
     """Grey or RGB of 8 or 16 bits, perhaps with alpha; not decoded yet, nor turned."""
     metadata: Metadata
@@ -53,7 +57,7 @@ class _Opened:
     orientation: int
     """EXIF orientation, 1 to 8."""
     notes: tuple[str, ...]
-    """What was done to the colours."""
+    """What was done to the colours, and what was left out."""
 
 
 class Still:
@@ -67,6 +71,8 @@ class Still:
 
     path: Path
     """The file."""
+    form: FormatName
+    """Format by the content, whatever the name."""
     height: int
     """Pixels, upright."""
     width: int
@@ -84,7 +90,8 @@ class Still:
 
     def __init__(self, path: Path, opened: _Opened, scratch: Path, in_memory: int) -> None:
         image = opened.image
-        self.path, self.notes, self.metadata = path, opened.notes, opened.metadata
+        self.path, self.form = path, opened.form
+        self.notes, self.metadata = opened.notes, opened.metadata
         self._turned = _TURNED[opened.orientation]
         self._stored = (image.height, image.width, image.bands)
         sides = (image.height, image.width)
@@ -196,7 +203,7 @@ def open_still(
 
 
 def _open(path: Path) -> _Opened:
-    kind = _checked(path)
+    kind, unread = _checked(path)
     load = getattr(pyvips.Image, f"{kind}load_source")
     with vips_errors(path, _NO_PICTURE):
         # By a descriptor, because libvips takes options out of file names.
@@ -207,11 +214,11 @@ def _open(path: Path) -> _Opened:
             os.close(handle)
         image = load(source, access="sequential", fail_on="error")
         _refuse_pages(path, image)
-        return _plain(path, image)
+        return _plain(path, kind, image, [_UNREAD] if unread else [])
 
 
-def _checked(path: Path) -> FormatName:
-    """The format of a file that may be read, by its content."""
+def _checked(path: Path) -> tuple[FormatName, bool]:
+    """The format by the content of a file that may be read, and whether its EXIF is left unread."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -222,6 +229,7 @@ def _checked(path: Path) -> FormatName:
             head = file.read(HEAD)
             kind = format_of(head)
             frames = png_frames(file) if kind == "png" else 1
+            unread = kind == "tiff" and tiff_exif(file)
     except FileNotFoundError:
         raise SlsError("no such file", str(path)) from None
     except (OSError, ValueError) as error:
@@ -230,7 +238,7 @@ def _checked(path: Path) -> FormatName:
     if frames > 1:
         raise _several(path, frames)
     if kind:
-        return kind
+        return kind, unread
     if not head:
         raise SlsError("is empty", str(path))
     foreign = foreign_format(head)
@@ -249,9 +257,8 @@ def _several(path: Path, count: int) -> SlsError:
     return SlsError(f"holds {count} pages or frames, not one picture", str(path), fix)
 
 
-def _plain(path: Path, image: pyvips.Image) -> _Opened:
+def _plain(path: Path, form: FormatName, image: pyvips.Image, notes: list[str]) -> _Opened:
     """Make the colours grey or RGB, or say why not."""
-    notes = []
     colours = image.interpretation
     number = image.get("orientation") if image.get_typeof("orientation") else 1
     if colours == "cmyk" and image.bands == 4 and image.format in _BITS:
@@ -270,4 +277,5 @@ def _plain(path: Path, image: pyvips.Image) -> _Opened:
     metadata, sound = metadata_of(image, 1 if image.bands < 3 else 3)
     if not sound:
         notes.append("left out a colour profile that is broken or for other colours")
-    return _Opened(image, metadata, number if number in _TURNED else 1, tuple(notes))
+    orientation = number if number in _TURNED else 1
+    return _Opened(form, image, metadata, orientation, tuple(notes))

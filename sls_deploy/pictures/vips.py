@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyvips
@@ -26,6 +26,24 @@ def vips_errors(path: Path, what: str, fix: str = "") -> Iterator[None]:
         yield
     except pyvips.Error as error:
         raise SlsError(f"{what} ({_reason(str(error))})", str(path), fix) from None
+
+
+def field_names(image: pyvips.Image) -> set[str]:
+    """Names of what a picture's file says, without those that are not UTF-8.
+
+    Keywords of PNG are Latin-1 and end up in names of libvips as they are, where pyvips's own
+    `get_fields` raises UnicodeDecodeError.
+    """
+    names, place = set(), 0
+    array = pyvips.vips_lib.vips_image_get_fields(image.pointer)
+    while array[place] != pyvips.ffi.NULL:
+        name = pyvips.ffi.string(array[place])
+        pyvips.glib_lib.g_free(array[place])
+        with suppress(UnicodeDecodeError):
+            names.add(name.decode())
+        place += 1
+    pyvips.glib_lib.g_free(array)
+    return names
 
 
 def _reason(said: str) -> str:

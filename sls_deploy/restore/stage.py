@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections import Counter
@@ -96,7 +97,7 @@ def restore_files(
     jobs = find_jobs(inputs, out, options.format, listed, options.video_codec)
     todo, skipped = [], []
     for job in jobs:
-        if not overwrite and job.target.is_file():
+        if not overwrite and os.path.isfile(job.target):  # noqa: PTH113 - any name will do
             skipped.append(str(job.target))
         else:
             todo.append(job)

@@ -14,7 +14,7 @@ import numpy as np
 from sls_deploy.config import RestoreConfig
 from sls_deploy.errors import SlsError
 from sls_deploy.pictures.canvas import Canvas
-from sls_deploy.pictures.encode import check_target, save_still
+from sls_deploy.pictures.encode import check_target, save_still, target_notes
 from sls_deploy.pictures.still import open_still
 from sls_deploy.restore.sources import Job
 from sls_deploy.restore.tiles import Part, Pixels
@@ -127,7 +127,7 @@ class PictureWork:
     @property
     def notes(self) -> tuple[str, ...]:
         """What was done to the picture, such as colours that were converted."""
-        return self._still.notes
+        return (*self._still.notes, *target_notes(self._still, self.job.target))
 
     def inputs(self) -> Generator[tuple[Source, Any]]:
         """The picture."""

@@ -72,13 +72,6 @@ def test_values_out_of_range_are_clipped(tmp_path: Path, value: float) -> None:
         assert (canvas.raster.read(0, 0, 1, 1) == (65535 if value > 0 else 0)).all()
 
 
-def test_what_is_not_a_number_is_refused(tmp_path: Path) -> None:
-    pixels = np.zeros((3, 99, 4), np.float32)
-    pixels[1, 70, 2] = np.nan
-    with Canvas(99, 4, 3, 8, tmp_path) as canvas, pytest.raises(SlsError, match="not numbers"):
-        canvas.put(0, 0, pixels)
-
-
 @pytest.mark.parametrize("place", [(-1, 0), (0, -1), (3, 0), (0, 3)])
 def test_a_tile_that_sticks_out_is_refused(tmp_path: Path, place: tuple[int, int]) -> None:
     with Canvas(4, 4, 3, 8, tmp_path) as canvas, pytest.raises(ValueError, match="not inside"):

@@ -4,6 +4,7 @@ import io
 import struct
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sls_deploy.data.bicubic import upscale
 from sls_deploy.data.images import write_image
 from sls_deploy.errors import SlsError
 from sls_deploy.pictures.canvas import Canvas
-from sls_deploy.pictures.encode import check_target, save_still
+from sls_deploy.pictures.encode import check_target, save_still, target_notes
 from sls_deploy.pictures.still import open_still
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (20, 30, 4), dtype=np.uint8)
@@ -41,6 +42,7 @@ def shown(path: Path) -> Image.Image:
     return Image.open(io.BytesIO(path.read_bytes()))
 
 
+@cache  # it holds the time when it was made
 def profile() -> bytes:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -255,6 +257,79 @@ def test_transparency_is_refused_for_jpeg(tmp_path: Path) -> None:
     still = open_still(tmp_path / "a.png", 100)
     with pytest.raises(SlsError, match=r"jpeg cannot hold the transparency of .* `--format png`"):
         check_target(still, tmp_path / "b.jpg", 2)
+
+
+def notes(source: Path, target: str) -> tuple[str, ...]:
+    with open_still(source, 100) as still:
+        return target_notes(still, source.with_name(target))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_exif_is_noted_where_it_is_left_out(tmp_path: Path, suffix: str) -> None:
+    Image.fromarray(COLOURS[:, :, :3]).save(tmp_path / "a.jpg", exif=exif(1))
+    dropped = (
+        "exif-data"
+        not in pyvips.Image.new_from_file(
+            str(restore(tmp_path / "a.jpg", tmp_path / f"b{suffix}"))
+        ).get_fields()
+    )
+    said = notes(tmp_path / "a.jpg", f"b{suffix}")
+    assert said == (("left out EXIF data, which is not written into tiff",) if dropped else ())
+    assert dropped == (suffix == ".tif")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_iptc_is_noted_where_it_is_left_out(tmp_path: Path, suffix: str) -> None:
+    image = pyvips.Image.black(30, 20, bands=3).copy(interpretation="srgb")
+    title = b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\x08\x1c\x02\x05\0\x03abc"
+    image.set_type(pyvips.GValue.blob_type, "iptc-data", title)
+    image.jpegsave(str(tmp_path / "a.jpg"), keep="iptc")
+    dropped = (
+        "iptc-data"
+        not in pyvips.Image.new_from_file(
+            str(restore(tmp_path / "a.jpg", tmp_path / f"b{suffix}"))
+        ).get_fields()
+    )
+    said = notes(tmp_path / "a.jpg", f"b{suffix}")
+    assert [note.startswith("left out IPTC data") for note in said] == [True] * dropped
+    assert dropped == (suffix in (".png", ".webp"))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_sixteen_bits_are_noted_where_they_become_eight(tmp_path: Path, suffix: str) -> None:
+    Image.fromarray(np.full((8, 8), 25_900, np.uint16)).save(tmp_path / "a.png")
+    said = notes(tmp_path / "a.png", f"b{suffix}")
+    name = {".jpg": "jpeg", ".webp": "webp"}.get(suffix)
+    assert said == ((f"16 bits are rounded to the 8 of {name}",) if name else ())
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "said"),
+    [
+        ("a.jpg", "a.jpg", ("is png by its content, and written as jpeg by its name",)),
+        ("a.jpg", "a.png", ()),  # by --format: nothing is lost
+        ("a.png", "a.jpg", ()),  # by --format: what was asked for
+        ("a.dat", "a.dat.png", ()),
+        ("a.dat", "a.dat.tif", ("is png by its content, and written as tiff by its name",)),
+    ],
+)
+def test_a_name_that_lies_about_the_format_is_noted(
+    tmp_path: Path, source: str, target: str, said: tuple[str, ...]
+) -> None:
+    Image.fromarray(COLOURS[:, :, :3]).save(tmp_path / source, "PNG")
+    assert notes(tmp_path / source, target) == said
+
+
+def test_grey_with_a_profile_is_noted_where_it_becomes_srgb(tmp_path: Path) -> None:
+    Image.new("L", (30, 20)).save(tmp_path / "a.tif", icc_profile=grey_profile(1.0))
+    assert notes(tmp_path / "a.tif", "b.png") == ()
+    assert "converted to sRGB" in notes(tmp_path / "a.tif", "b.webp")[0]
+
+
+def test_no_notes_for_what_is_no_picture(tmp_path: Path) -> None:
+    Image.new("L", (3, 2)).save(tmp_path / "a.png")
+    with pytest.raises(SlsError, match="is not a name for a picture"):
+        notes(tmp_path / "a.png", "b.txt")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

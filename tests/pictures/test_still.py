@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zlib
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
 from sls_deploy.errors import SlsError
+from sls_deploy.pictures.formats import tiff_exif
 from sls_deploy.pictures.still import open_still
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -173,6 +175,47 @@ def test_a_profile_for_other_colours_is_left_out(tmp_path: Path) -> None:
     smooth().convert("L").save(tmp_path / "a.jpg", icc_profile=profile)
     with open_still(tmp_path / "a.jpg", 100) as still:
         assert not still.metadata.profile
+
+
+def test_a_keyword_that_is_not_utf_8_costs_nothing_else(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0110] = "Camera"
+    title = (b"tEXt", "Schöpfer\0Jürgen".encode("latin-1"))
+    (tmp_path / "a.png").write_bytes(png(3, 3, title, (b"eXIf", exif.tobytes()[6:])))
+    with open_still(tmp_path / "a.png", 1) as still:
+        names = {name for _, name, _ in still.metadata.fields}
+    assert {"exif-data", "exif-ifd0-Model"} <= names
+
+
+def test_the_format_is_that_of_the_content(tmp_path: Path) -> None:
+    for form in ("png", "jpeg", "webp", "tiff"):
+        smooth().save(tmp_path / "a.dat", form)
+        with open_still(tmp_path / "a.dat", 1) as still:
+            assert still.form == form
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("tag", [34665, 34664])
+def test_exif_of_a_tiff_file_is_noted(tmp_path: Path, order: str, big: bool, tag: int) -> None:
+    short, long, place = 3, 4, "Q" if big else "I"
+    head = struct.pack(f"{order}2sH", b"II" if order == "<" else b"MM", 43 if big else 42)
+    head += struct.pack(f"{order}HHQ", 8, 0, 16) if big else struct.pack(f"{order}I", 8)
+    tags = [(256, short, 1), (257, short, 1), (258, short, 8), (262, short, 1), (273, long, 0),
+            (277, short, 1), (278, short, 1), (279, long, 1), (tag, long, 0)]  # fmt: skip
+    body = struct.pack(f"{order}{'Q' if big else 'H'}", len(tags))
+    for name, kind, value in tags:
+        body += struct.pack(f"{order}HH{place}", name, kind, 1)
+        body += struct.pack(order + ("H" if kind == short else "I"), value).ljust(8 if big else 4)
+    (tmp_path / "a.tif").write_bytes(head + body + bytes(8))
+    with open_still(tmp_path / "a.tif", 1) as still:
+        noted = ("left out EXIF data, which is not read from TIFF",)
+        assert still.notes == (noted if tag == 34665 else ())
+
+
+@given(st.binary(max_size=40), st.sampled_from([b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"]))
+def test_no_bytes_are_too_odd_to_be_looked_at_for_exif(content: bytes, start: bytes) -> None:
+    assert tiff_exif(io.BytesIO(start + content)) in (False, True)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

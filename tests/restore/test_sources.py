@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sls_deploy.errors import SlsError
+from sls_deploy.pictures.still import open_still
 from sls_deploy.restore.sources import find_jobs
 
 
@@ -75,7 +76,50 @@ def test_a_name_with_brackets_that_exists_is_no_pattern(photos: Path) -> None:
 def test_a_list_names_files_and_folders_literally(photos: Path) -> None:
     Path("photos/ sp*ace.png").touch()
     listed = "photos/ sp*ace.png\n\n  \nphotos/sub/deep\r\nphotos/a.png"
-    assert targets("-", listed=listed) == ["out/ sp*ace.png", "out/d.tif", "out/a.png"]
+    assert targets("-", listed=listed) == [
+        "out/photos/ sp*ace.png", "out/photos/sub/deep/d.tif", "out/photos/a.png",
+    ]  # fmt: skip
+
+
+def test_relative_paths_of_a_list_keep_their_folders(photos: Path) -> None:
+    Path("photos/sub/a.png").touch()
+    listed = "./photos/a.png\nphotos/sub/a.png\nphotos\n."
+    assert targets("-", listed=listed)[:2] == ["out/photos/a.png", "out/photos/sub/a.png"]
+    assert len(targets("-", listed=listed)) == 6
+
+
+def test_absolute_paths_of_a_list_and_those_that_lead_upwards_are_names_alone(photos: Path) -> None:
+    listed = f"{photos}/sub/c.webp\nphotos/sub/../a.png\n{photos}/sub/deep"
+    assert targets("-", listed=listed) == ["out/c.webp", "out/a.png", "out/d.tif"]
+
+
+def test_paths_of_a_list_that_lie_in_the_output_folder_are_left_out(photos: Path) -> None:
+    (photos / "out/deep").mkdir(parents=True)
+    (photos / "out/a.png").touch()
+    listed = "photos/a.png\nphotos/out/a.png\nphotos/out/deep\nphotos/out\nphotos/out/gone.png"
+    assert targets("-", out="photos/out", listed=listed) == ["photos/out/photos/a.png"]
+    with pytest.raises(SlsError, match=r"standard input: names no pictures or video.* left out"):
+        targets("-", out="photos/out", listed="photos/out/a.png")
+
+
+def test_a_listed_path_that_leads_nowhere_is_a_job_that_fails(photos: Path) -> None:
+    Path("loop.png").symlink_to("loop.png")
+    listed = f"gone/b.png\nphotos/a.png\nloop.png\n{'x' * 300}.png\nphotos/a.png/b.mp4"
+    jobs = find_jobs(["-"], Path("out"), "keep", listed.splitlines())
+    assert len(jobs) == 5
+    for job in (jobs[0], jobs[2], jobs[3]):
+        with pytest.raises(SlsError, match=r"no such file|cannot be read \("):
+            open_still(job.source, 1)
+
+
+def test_a_listed_folder_without_pictures_does_not_end_it(photos: Path) -> None:
+    Path("empty").mkdir()
+    assert targets("-", listed="empty\nphotos/a.png") == ["out/photos/a.png"]
+
+
+def test_a_list_that_is_separated_by_zero_bytes_is_refused(photos: Path) -> None:
+    with pytest.raises(SlsError, match=r"standard input: holds zero bytes.*without -print0"):
+        targets("-", listed="photos/a.png\0photos/b.JPG\0")
 
 
 @pytest.mark.parametrize("listed", ["", "\n \n"])
@@ -116,6 +160,30 @@ def test_the_same_file_twice_is_one_job(photos: Path) -> None:
     assert targets("photos/a.png", "photos/*.png", str(photos / "a.png")) == ["out/a.png"]
 
 
+@pytest.mark.parametrize(
+    ("names", "form", "expected"),
+    [
+        ("a.jpg a.png", "png", "a.jpg.png a.png"),
+        ("a.jpg a.png", "keep", "a.jpg a.png"),
+        ("a.tif a.JPG a.webp", "png", "a.JPG.png a.tif.png a.webp.png"),
+        ("a.jpeg a.jpg", "jpeg", "a.jpeg a.jpg"),
+        ("a.mkv a.webm", "keep", "a.mkv a.webm.mkv"),
+        ("a.jpg b.png", "png", "a.png b.png"),
+    ],
+)
+def test_an_old_suffix_stays_where_two_results_would_have_one_name(
+    tmp_path: Path, names: str, form: str, expected: str
+) -> None:
+    for name in names.split():
+        (tmp_path / name).touch()
+    assert targets(str(tmp_path), form=form) == [f"out/{name}" for name in expected.split()]
+
+
+def test_a_file_that_is_found_twice_keeps_its_short_name(photos: Path) -> None:
+    Path("photos/link").symlink_to("sub")
+    assert targets("photos/sub/c.webp", "photos/link/c.webp", form="png") == ["out/c.png"]
+
+
 def test_two_inputs_for_one_output_are_both_named(photos: Path) -> None:
     Path("photos/sub/a.png").touch()
     with pytest.raises(SlsError) as caught:
@@ -123,9 +191,6 @@ def test_two_inputs_for_one_output_are_both_named(photos: Path) -> None:
     assert str(caught.value).startswith(
         "out/a.png: would be written from two inputs, photos/a.png and photos/sub/a.png. Name the"
     )
-    Path("photos/a.tif").touch()
-    with pytest.raises(SlsError, match=r"two inputs, photos/a\.png and photos/a\.tif"):
-        targets("photos", form="png")
 
 
 def test_what_lies_in_the_output_folder_is_no_input(photos: Path) -> None:
@@ -159,6 +224,19 @@ def test_loops_of_links_do_no_harm(photos: Path, link: str) -> None:
     assert len(targets("photos/**/*.*")) == 5
 
 
+@pytest.mark.parametrize("text", ["photos", "photos/**/*.png"])
+def test_a_link_to_nothing_in_a_folder_is_a_job_that_fails(photos: Path, text: str) -> None:
+    Path("photos/sub/dangling.png").symlink_to("gone")
+    Path("photos/sub/dangling.txt").symlink_to("gone")
+    Path("photos/folder.png").mkdir()
+    os.mkfifo("photos/pipe.png")
+    jobs = find_jobs([text], Path("out"), "keep")
+    (job,) = (job for job in jobs if job.source.stem == "dangling")
+    with pytest.raises(SlsError, match=r"dangling\.png: no such file"):
+        open_still(job.source, 1)
+    assert not {"out/folder.png", "out/pipe.png"} & set(targets(text))
+
+
 def test_a_link_to_a_file_is_an_input(photos: Path) -> None:
     Path("linked.png").symlink_to("photos/a.png")
     assert targets("linked.png") == ["out/linked.png"]
@@ -178,6 +256,8 @@ def test_no_inputs_are_refused(photos: Path) -> None:
         ("photos/*.bmp", "matches no pictures or video. Their names end in .png"),
         ("nowhere/**/*.png", "matches no pictures"),
         ("photos/**x/*.png", "cannot be searched|matches no"),
+        ("x" * 300, r"x: cannot be read \(File name too long\)"),
+        ("photos/a.png/b.png", "no such file"),
         ("empty", "empty: holds no pictures or video. Their names end in .png"),
     ],
 )
