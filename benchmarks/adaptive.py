@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-import vl_convert
+from adaptive_figures import chart, table
 from numpy.typing import NDArray
 
 from sls_deploy.adapt.adaptation import ESTIMATOR, KEY, Adaptation, read_adaptation
@@ -19,7 +19,7 @@ from sls_deploy.adapt.candidates import find_choices
 from sls_deploy.adapt.chooser import estimate
 from sls_deploy.adapt.measuring import BLOCK, Measured, measure
 from sls_deploy.adapt.stage import split_photos
-from sls_deploy.adapt.tradeoff import Errors, decibels, decide
+from sls_deploy.adapt.tradeoff import EXPONENT, Errors, decibels, decide
 from sls_deploy.adapt.training import calibration_tiles
 from sls_deploy.data.degradation import choose_degradation
 from sls_deploy.data.photos import Photos
@@ -115,9 +115,22 @@ class GradientRule:
         return errors
 
 
-def curve(tiles: Tiles, estimated: Errors, costs: Sequence[float], extra: float) -> Points:
-    """What every weight of cost gives, where `estimated` decides."""
-    chosen = [decide(estimated, costs, weight) for weight in _WEIGHTS]
+@dataclass(frozen=True)
+class Decider:
+    """What decides which candidate a tile goes to."""
+
+    errors: Errors
+    """Tiles x candidates: what it takes the errors for."""
+    cost: float = 0.0
+    """Multiply-accumulates of finding that out, as a share of the dense network's."""
+    exponent: float = 1.0
+    """Power of the errors that weight * cost is added to; 1 in the paper."""
+
+
+def curve(tiles: Tiles, decider: Decider, costs: Sequence[float]) -> Points:
+    """What every weight of cost gives."""
+    extra = decider.cost
+    chosen = [decide(decider.errors, costs, weight, decider.exponent) for weight in _WEIGHTS]
     return judge(tiles, [np.eye(len(costs))[choice] for choice in chosen], costs, extra)
 
 
@@ -137,14 +150,12 @@ def judge(
     return Points(*np.array(found).T)
 
 
-def compare(
-    tiles: Tiles, deciders: dict[str, tuple[Errors, float]], costs: Sequence[float]
-) -> dict[str, Any]:
+def compare(tiles: Tiles, deciders: dict[str, Decider], costs: Sequence[float]) -> dict[str, Any]:
     """All ways to choose at equal mean costs, above the chord between the single networks.
 
     Args:
         tiles: of the set.
-        deciders: by name, what decides and what that costs.
+        deciders: by name.
         costs: of the candidates.
     """
     count = len(costs)
@@ -153,8 +164,8 @@ def compare(
     record: dict[str, Any] = {"costs": grid.tolist(), "single": _listed(single), "psnr": {}}
     mixes = [_mix(cost, costs, len(tiles.true)) for cost in grid]
     ways = {"random": judge(tiles, mixes, costs, 0)}
-    ways |= {name: curve(tiles, found, costs, extra) for name, (found, extra) in deciders.items()}
-    chosen, extra = ways["estimator"], deciders["estimator"][1]
+    ways |= {name: curve(tiles, decider, costs) for name, decider in deciders.items()}
+    chosen, extra = ways["estimator"], deciders["estimator"].cost
     counted = (chosen.costs - extra) * tiles.with_overlap + extra
     ways["estimator, overlap counted"] = replace(chosen, costs=counted)
     record["with overlap"] = tiles.with_overlap
@@ -173,65 +184,6 @@ def compare(
             for name, gain in gains.items()
         }
     return record
-
-
-def chart(record: dict[str, Any], title: str) -> str:
-    """The curves as SVG."""
-    rows = [
-        {"cost": cost, "psnr": value, "choice": name}
-        for name, values in record["psnr"]["pooled"].items()
-        for cost, value in zip(record["costs"], values, strict=True)
-    ]
-    points = [
-        {"cost": cost, "psnr": value}
-        for cost, value in zip(record["single"]["costs"], record["single"]["pooled"], strict=True)
-    ]
-    x = {"field": "cost", "type": "quantitative", "title": "mean cost, share of dense MACs"}
-    scale = {"zero": False}
-    y = {
-        "field": "psnr",
-        "type": "quantitative",
-        "title": "PSNR of the mean error, dB",
-        "scale": scale,
-    }
-    order = ["oracle", "estimator", "gradient", "chord", "random"]
-    colour = {"field": "choice", "type": "nominal", "title": None, "sort": order}
-    spec = {
-        "title": title,
-        "width": 640,
-        "height": 360,
-        "layer": [
-            {
-                "data": {"values": rows},
-                "mark": {"type": "line"},
-                "encoding": {"x": x, "y": y, "color": colour},
-            },
-            {
-                "data": {"values": points},
-                "mark": {"type": "point", "filled": True, "color": "black", "size": 60},
-                "encoding": {"x": x, "y": y},
-            },
-        ],
-    }
-    return vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
-
-
-def table(records: dict[str, dict[str, Any]]) -> str:
-    """Gains over the chord, as Markdown."""
-    lines = [
-        "| pictures | choice | pooled: mean gain, least, share of oracle "
-        "| mean of pictures: mean gain, least, share of oracle |",
-        "|---|---|---|---|",
-    ]
-    for name, record in records.items():
-        for way in sorted(record["pooled"].keys() - {"chord"}, reverse=True):
-            cells = []
-            for measure_of in ("pooled", "pictures"):
-                gain = record[measure_of][way]
-                mean, least = gain["mean gain dB"], gain["least gain dB"]
-                cells.append(f"{mean:+.3f}, {least:+.3f}, {gain['share of oracle']:.0%}")
-            lines.append(f"| {name} | {way} | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def measure_set(run: Run, photos: Photos, about: Adaptation, tiles: int) -> list[Measured]:
@@ -269,9 +221,11 @@ def main(
             [estimate(estimator, _batch(tile), len(about.candidates)) for tile in tiles.inputs]
         )
         deciders = {
-            "oracle": (tiles.true, 0.0),
-            "estimator": (found, about.estimator_cost),
-            "gradient": (rule.estimate(tiles.inputs), 0.0),
+            "oracle": Decider(tiles.true),
+            "estimator": Decider(found, about.estimator_cost, EXPONENT),
+            "estimator, plain MSE": Decider(found, about.estimator_cost),
+            "gradient": Decider(rule.estimate(tiles.inputs)),
+            "gradient, same power": Decider(rule.estimate(tiles.inputs), exponent=EXPONENT),
         }
         records[name] = compare(tiles, deciders, about.costs)
         slug = name.replace(" ", "-")

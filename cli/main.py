@@ -11,6 +11,7 @@ import typer
 
 from sls_deploy import __version__
 from sls_deploy.cli import (
+    adapt,
     bench,
     build,
     demo,
@@ -42,6 +43,7 @@ app.command("export", short_help="Write ONNX files, with proof.")(export.export)
 app.command("build", short_help="Build TensorRT engines, with evidence.")(build.build)
 app.command("validate", short_help="Measure every stage on real pictures.")(validate.validate)
 app.command("report", short_help="Write the report of a run, or compare two.")(report.report)
+app.command("adapt", short_help="Train what chooses a network for each tile.")(adapt.adapt)
 app.command("restore", short_help="Restore pictures and video.")(restore.restore)
 app.command("package", short_help="Pack a network for machines without sls-deploy.")(
     package.package

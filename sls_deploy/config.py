@@ -403,13 +403,16 @@ class AdaptConfig(Section):
     """The estimators that adaptive inference chooses networks by."""
 
     tile: int = Field(
-        64, ge=16, description="Side of the tiles that networks are chosen for, in input pixels."
+        64,
+        ge=16,
+        multiple_of=8,
+        description="Side of the tiles that networks are chosen for, in input pixels.",
     )
     tiles: int = Field(6000, ge=64, description="Tiles to learn from.")
     calibration_tiles: int = Field(
         1500, ge=16, description="Tiles of other photographs to find the weight of cost on."
     )
-    steps: int = Field(3000, ge=1, description="Training steps of the estimators.")
+    steps: int = Field(1500, ge=1, description="Training steps of the estimators.")
     skip: bool = Field(
         True, description="Let tiles be enlarged by bicubic, or left as they are, at no cost."
     )

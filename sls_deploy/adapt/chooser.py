@@ -12,7 +12,7 @@ from sls_deploy.runtime.runner import Pictures, Runner
 
 
 class Chooser:
-    """Gives each tile to the candidate with the least estimated MSE + weight * cost.
+    """Gives each tile to the candidate with the least estimate + weight * cost, see `decide`.
 
     Args:
         adaptation: the candidates, and the surround of the tiles.

@@ -47,6 +47,10 @@ class Estimator(nn.Module):
         self.features = nn.Sequential(*layers)
         self.head = nn.Conv2d(sizes[-1], candidates, 1)
 
+    def start_from(self, logarithms: Tensor) -> None:
+        """Begin with an estimate: the logarithm of each candidate's MSE, the same for all tiles."""
+        self.head.bias = nn.Parameter(logarithms.clone())
+
     def blocks(self, x: Tensor) -> Tensor:
         """Estimated MSE of each block and candidate.
 

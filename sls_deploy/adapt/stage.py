@@ -30,7 +30,6 @@ from sls_deploy.adapt.training import TileSampler, calibration_tiles, train_esti
 from sls_deploy.config import AdaptConfig, DataConfig
 from sls_deploy.data.degradation import choose_degradation
 from sls_deploy.data.photos import Photos, Skipped
-from sls_deploy.errors import SlsError
 from sls_deploy.files import atomic, hash_file
 from sls_deploy.models.restoration import COLOURS
 from sls_deploy.progress import Report, silent
@@ -84,9 +83,6 @@ def adapt_run(run: Run, options: AdaptConfig, photos: Path, report: Report = sil
         SlsError: there is nothing to choose from, an export is stale or cannot be measured, or no
             photographs can be used.
     """
-    if options.tile % BLOCK:
-        fix = f"Give {-(-options.tile // BLOCK) * BLOCK}."
-        raise SlsError(f"{options.tile} is no multiple of {BLOCK}", "adapt.tile", fix)
     with run.locked():
         choices = find_choices(run, skip=options.skip)
         graphs = [choice.graph for choice in choices if choice.graph]

@@ -1,8 +1,9 @@
 """The one knob of adaptive inference: the weight of cost that meets a cost or a loss of PSNR.
 
 A tile goes to the network with the least estimated MSE + weight * cost (Oh et al., CVPR 2022,
-section on adaptive inference). As the weight grows, a tile only ever moves to a cheaper network,
-each time at a weight that can be computed. So the whole curve is known exactly, with no search.
+section on adaptive inference); here a root of the MSE is taken first, see `EXPONENT`. As the
+weight grows, a tile only ever moves to a cheaper network, each time at a weight that can be
+computed. So the whole curve is known exactly, with no search.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from sls_deploy.errors import SlsError
 Errors = NDArray[np.float64]
 """Tiles x candidates, in order of ascending cost: mean squared errors on 0..1."""
 
+EXPONENT = 0.25
+"""Power of the estimated MSE that a choice is made by. With 1, as in the paper, smooth pictures
+lose: their errors are so small that neither a wrong estimate nor a lost decibel counts.
+docs/adaptive.md has the figures of both."""
 _LEAST_MSE = 1e-10
 """Error of tiles that are restored exactly: 100 dB."""
 _ALIKE = 1e-9
@@ -44,7 +49,8 @@ class Found:
     """A weight of cost, and what it does to the calibration tiles."""
 
     weight: float
-    """MSE on 0..1 that a candidate of cost 1 must gain over one of cost 0."""
+    """What a candidate of cost 1 must gain over one of cost 0, in MSE on 0..1 to the power of
+    `EXPONENT`."""
     cost: float
     """Mean cost of the tiles, the estimator's included."""
     psnr: float
@@ -80,29 +86,33 @@ class Curve:
         return len(self.weights)
 
 
-def decide(estimated: Errors, costs: Sequence[float], weight: float) -> NDArray[np.intp]:
-    """Place of the candidate with the least estimated MSE + weight * cost, for each tile.
+def decide(
+    estimated: Errors, costs: Sequence[float], weight: float, exponent: float = EXPONENT
+) -> NDArray[np.intp]:
+    """Place of the candidate with the least estimated MSE ** exponent + weight * cost, by tile.
 
     Args:
         estimated: tiles x candidates.
         costs: of the candidates, ascending; of equals the cheapest is taken.
         weight: 0 or more; infinite for the cheapest everywhere.
+        exponent: above 0.
     """
     if math.isinf(weight):
         return np.zeros(len(estimated), np.intp)
-    places: NDArray[np.intp] = np.argmin(estimated + weight * np.asarray(costs), axis=1)
+    scores = estimated**exponent + weight * np.asarray(costs)
+    places: NDArray[np.intp] = np.argmin(scores, axis=1)
     return places
 
 
 def trade_off(calibration: Calibration) -> Curve:
     """The whole curve of cost against error, from weight 0 to one that takes the cheapest."""
-    costs = np.asarray(calibration.costs, np.float64)
+    costs, scores = np.asarray(calibration.costs, np.float64), calibration.estimated**EXPONENT
     tiles: NDArray[np.intp] = np.arange(len(calibration.estimated))
     now = decide(calibration.estimated, calibration.costs, 0)
     cost, error = costs[now].mean(), calibration.true[tiles, now].mean()
     steps = []
     while len(tiles):
-        weights, cheaper = _next_moves(calibration.estimated[tiles], costs, now)
+        weights, cheaper = _next_moves(scores[tiles], costs, now)
         moves = np.isfinite(weights)
         tiles, now, cheaper = tiles[moves], now[moves], cheaper[moves]
         true = calibration.true
@@ -167,12 +177,12 @@ def decibels(mse: float) -> float:
 
 
 def _next_moves(
-    estimated: Errors, costs: NDArray[np.float64], now: NDArray[np.intp]
+    scores: NDArray[np.float64], costs: NDArray[np.float64], now: NDArray[np.intp]
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     """The weight at which each tile next moves, infinite if it is at its last, and where to."""
-    places = np.arange(len(estimated))
+    places = np.arange(len(scores))
     saved = costs[now][:, None] - costs[None]
-    lost = estimated - estimated[places, now][:, None]
+    lost = scores - scores[places, now][:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         weights = np.where(saved > 0, lost / saved, np.inf)
     cheaper = np.argmin(weights, axis=1)

@@ -95,8 +95,7 @@ def train_estimator(
         SlsError: the estimate is no number any more.
     """
     _, errors = sampler.batch(16 * _BATCH)
-    with torch.no_grad():
-        estimator.head.bias += _logarithm(errors).mean(0)
+    estimator.start_from(_logarithm(errors).mean(0))
     optimiser = torch.optim.AdamW(estimator.parameters(), _RATE, weight_decay=_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, _RATE, total_steps=steps + 1, pct_start=_WARM_UP

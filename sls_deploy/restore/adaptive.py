@@ -39,7 +39,7 @@ class Target:
 
 
 class AdaptiveNetworks:
-    """Every tile goes to the network with the least estimated MSE + weight * cost.
+    """Every tile goes to the network with the least estimated error + weight * cost.
 
     Args:
         run: its budgets are exported and it was adapted.

@@ -49,9 +49,9 @@ def test_ways_to_choose_are_ordered_as_they_must_be() -> None:
     tiles = adaptive.cut([measured(12, 12), measured(12, 12, seed=1)], 16, 2)
     noise = np.random.default_rng(0).lognormal(0, 0.02, tiles.true.shape)
     deciders = {
-        "oracle": (tiles.true, 0.0),
-        "estimator": (tiles.true * noise, 0.01),
-        "blind": (np.tile(tiles.true.mean(axis=0), (len(tiles.true), 1)), 0.0),
+        "oracle": adaptive.Decider(tiles.true),
+        "estimator": adaptive.Decider(tiles.true * noise, 0.01),
+        "blind": adaptive.Decider(np.tile(tiles.true.mean(axis=0), (len(tiles.true), 1))),
     }
     record = adaptive.compare(tiles, deciders, COSTS)
     psnr = {name: np.array(values) for name, values in record["psnr"]["pooled"].items()}
@@ -77,7 +77,7 @@ def test_the_benchmark_writes_table_and_curves(
 ) -> None:
     adaptive.main(adapted[0].path, photos, [photos], tmp_path)
     lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("| held-out photographs | ") for line in lines) == 5
+    assert sum(line.startswith("| held-out photographs | ") for line in lines) == 7
     record = json.loads((tmp_path / "adaptive.json").read_text())
     assert set(record["sets"]) == {"held-out photographs", photos.name}
     charts = sorted(tmp_path.glob("*.svg"))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sls_deploy.adapt.tradeoff import (
+    EXPONENT,
     Calibration,
     decibels,
     decide,
@@ -41,7 +42,7 @@ def judged(calibration: Calibration, weight: float) -> tuple[float, float]:
     for estimated, true in zip(calibration.estimated, calibration.true, strict=True):
         chosen = min(
             range(len(calibration.costs)),
-            key=lambda place: estimated[place] + weight * calibration.costs[place],
+            key=lambda place: estimated[place] ** EXPONENT + weight * calibration.costs[place],
         )
         cost += calibration.costs[chosen] + calibration.estimator_cost
         error += true[chosen]
@@ -116,8 +117,8 @@ def test_what_an_error_names_can_be_reached(calibration: Calibration) -> None:
 
 def test_of_equal_scores_the_cheapest_wins() -> None:
     estimated = np.array([[2.0, 2.0, 1.0], [4.0, 2.0, 1.0]])
-    assert decide(estimated, (0.0, 0.5, 1.0), 0).tolist() == [2, 2]
-    assert decide(estimated, (0.0, 0.5, 1.0), 2).tolist() == [0, 1]
+    assert decide(estimated, (0.0, 0.5, 1.0), 0, 1).tolist() == [2, 2]
+    assert decide(estimated, (0.0, 0.5, 1.0), 2, 1).tolist() == [0, 1]
     assert decide(estimated, (0.0, 0.5, 1.0), math.inf).tolist() == [0, 0]
 
 

@@ -18,7 +18,8 @@ from sls_deploy.models.registry import REGISTRY
 Program = Callable[..., Any]
 
 COMMANDS = ("init", "run", "search", "export", "build", "validate", "demo", "train", "inspect",
-            "models", "bench", "doctor", "report", "restore", "package")  # fmt: skip
+            "models", "bench", "doctor", "report", "restore", "package",
+            "adapt")  # fmt: skip
 
 ALL_HELPS = f"""
 import sys
