@@ -61,6 +61,8 @@ def run_all(found: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             words += ["--shape", "1x3x32x32"]
         if words[1] == "train":
             words += ["--steps", "2", "--batch", "1", "--patch", "16"]
+        if words[1] == "adapt":
+            words += ["--steps", "20", "--tiles", "64", "--calibration-tiles", "16"]
         monkeypatch.setattr(sys, "argv", words)
         with pytest.raises(SystemExit) as end:
             main()
@@ -69,7 +71,8 @@ def run_all(found: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_readme_shows_the_commands_of_the_flow() -> None:
     shown = {shlex.split(command)[1] for command in commands(README)}
-    assert {"run", "init", "search", "export", "build", "validate"} <= shown
+    flow = {"run", "init", "search", "export", "build", "validate", "adapt", "restore", "package"}
+    assert flow <= shown
 
 
 def test_readme_holds_no_placeholder() -> None:

@@ -10,7 +10,7 @@ from sls_deploy.adapt.engine import build_estimator
 from sls_deploy.adapt.network import macs_per_pixel
 from sls_deploy.adapt.stage import AdaptResult, adapt_run
 from sls_deploy.adapt.tradeoff import trade_off
-from sls_deploy.config import BuildConfig
+from sls_deploy.config import AdaptConfig, BuildConfig
 from sls_deploy.engine.backends import BACKENDS
 from sls_deploy.engine.manifest import verified_manifest
 from sls_deploy.errors import SlsError
