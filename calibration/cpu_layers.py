@@ -16,7 +16,7 @@ import numpy as np
 from sls_deploy.calibration.latency import LayerShape, LayerTime, Machine
 from sls_deploy.calibration.layer_graph import input_sizes, layer_graph
 from sls_deploy.calibration.layer_timing import layer_time
-from sls_deploy.errors import SlsError
+from sls_deploy.errors import OutOfMemory, SlsError
 from sls_deploy.runtime.bench_result import processor
 from sls_deploy.runtime.onnxruntime import load_onnxruntime, run_session
 
@@ -37,8 +37,6 @@ _CONVERSIONS = ("ReorderInput", "ReorderOutput")
 _DISTURBED = 2.0
 """A run is left out whose surroundings took so many times as long as in the first decile: another
 program had the processor meanwhile."""
-_NO_MEMORY = "Failed to allocate memory"
-"""What ONNX Runtime says where it gets none."""
 _VALUE = 4
 """Bytes of an fp32 value."""
 
@@ -127,8 +125,8 @@ class _Session:
         start = time.thread_time()
         try:
             run_session(self._session, ["output"], self._feeds, str(self._shape))
-        except SlsError as error:
-            raise _too_large(self._shape) if _NO_MEMORY in error.what else error from None
+        except OutOfMemory:
+            raise _too_large(self._shape) from None
         self._times.append(1e6 * (time.thread_time() - start))
 
     def layer_times(self) -> list[float]:

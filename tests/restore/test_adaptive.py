@@ -57,9 +57,9 @@ def test_with_next_to_nothing_to_spend_tiles_are_enlarged_by_bicubic(
     run, about = adapted
     least = about.adaptation.estimator_cost + 1e-6
     found = restored(run, photos, tmp_path / "out", least)
-    assert found.choices["skip"] > 0.8 * sum(found.choices.values())
+    assert found.choices["skip"] > 0.6 * sum(found.choices.values())
     assert found.cost is not None
-    assert found.cost < 0.1
+    assert found.cost < 0.2
 
 
 def test_the_mean_cost_lies_between_those_of_its_networks(
