@@ -12,7 +12,7 @@ from sls_deploy._version import __version__
 from sls_deploy.export.graph import OPSET
 from sls_deploy.models.restoration import COLOURS
 
-_WIDTHS = (16, 12, 8, 6, 4)
+_WIDTHS = (12, 8, 6, 4)
 """Channels of the first layer, the widest first. On RLFN-S x4 24 of them chose no better."""
 _SLOPE = 0.1
 """Of activations below 0."""

@@ -20,7 +20,7 @@ from sls_deploy.errors import SlsError
 Errors = NDArray[np.float64]
 """Tiles x candidates, in order of ascending cost: mean squared errors on 0..1."""
 
-EXPONENT = 0.25
+EXPONENT = 1 / 3
 """Power of the estimated MSE that a choice is made by. With 1, as in the paper, smooth pictures
 lose: their errors are so small that neither a wrong estimate nor a lost decibel counts.
 docs/adaptive.md has the figures of both."""
