@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from sls_deploy.data.bicubic import upscale
+from sls_deploy.data.bicubic import enlarge
 from sls_deploy.runtime.runner import LayerTime, Pictures, Stopwatch, check_pictures
 
 _COLOURS = 3
 
 
 class Skip:
-    """Enlarges pictures by MATLAB's bicubic; at scale 1 it gives them back.
+    """Enlarges pictures by MATLAB's bicubic, but for its rounding; at scale 1 it gives them back.
 
-    Bicubic works on 8 bits, so pictures are rounded to them. Of several frames the middle one is
-    taken. It is a `Runner`, though no network.
+    Of several frames the middle one is taken. It is a `Runner`, though no network.
 
     Args:
         scale: output pixels for one input pixel, along each side.
@@ -31,12 +30,7 @@ class Skip:
         """Enlarge a batch; see `Runner.run`."""
         pictures = check_pictures(pictures, self.name)
         middle = pictures[:, self._first : self._first + _COLOURS]
-        if self._scale == 1:
-            return np.ascontiguousarray(middle)
-        levels = np.rint(np.clip(middle, 0, 1) * 255).astype(np.uint8)
-        enlarged = [upscale(picture.transpose(1, 2, 0), self._scale) for picture in levels]
-        result = np.stack(enlarged).transpose(0, 3, 1, 2).astype(np.float32)
-        return np.ascontiguousarray(result / np.float32(255))
+        return np.ascontiguousarray(middle) if self._scale == 1 else enlarge(middle, self._scale)
 
     def stopwatch(self, pictures: Pictures) -> Stopwatch:
         """Time a batch; see `Runner.stopwatch`."""

@@ -42,6 +42,29 @@ def upscale(image: Picture, scale: int) -> Picture:
     return _both_passes(image, scale, shrink=False)
 
 
+def enlarge(pictures: NDArray[np.float32], scale: int) -> NDArray[np.float32]:
+    """Enlarge as `upscale` does, but for rounding and clipping: there is none.
+
+    Args:
+        pictures: NCHW float32.
+        scale: whole factor, 1 or more.
+    """
+    phases = _phases(scale, shrink=False)
+    first = min(phase.first for phase in phases)
+    last = max(phase.first + len(phase.weights) for phase in phases)
+    for axis in (2, 3):
+        length = pictures.shape[axis]
+        widths = [(0, 0)] * 4
+        widths[axis] = (-first, last - 1)
+        rows = np.moveaxis(np.pad(pictures, widths, mode="symmetric"), axis, 0)
+        tall = np.empty((length * scale, *rows.shape[1:]), np.float32)
+        for number, phase in enumerate(phases):
+            taps = enumerate(phase.weights, phase.first - first)
+            tall[number::scale] = sum(rows[tap : tap + length] * weight for tap, weight in taps)
+        pictures = np.moveaxis(tall, 0, axis)
+    return np.ascontiguousarray(pictures)
+
+
 def crop_to_multiple(image: Picture, scale: int) -> Picture:
     """Cut right and bottom so that `scale` divides height and width; a view."""
     height, width = image.shape[:2]

@@ -14,12 +14,12 @@ def levels(*shape: int) -> np.ndarray:
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_skipping_enlarges_each_picture_by_bicubic(scale: int) -> None:
-    pictures = levels(2, 3, 9, 12)
+    pictures = levels(2, 3, 9, 12) // 2 + 64  # so that nothing is clipped
     enlarged = Skip(scale).run(pictures.astype(np.float32) / 255)
     assert enlarged.flags.c_contiguous
     for given, got in zip(pictures, enlarged, strict=True):
         expected = upscale(given.transpose(1, 2, 0), scale).transpose(2, 0, 1)
-        assert np.array_equal(np.rint(got * 255), expected)
+        assert np.abs(got * 255 - expected).max() <= 1.3  # MATLAB's two passes are rounded
 
 
 def test_at_scale_one_the_middle_frame_is_left_as_it_is() -> None:

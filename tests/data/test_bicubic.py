@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from sls_deploy.data.bicubic import Picture, crop_to_multiple, downscale, upscale
+from sls_deploy.data.bicubic import Picture, crop_to_multiple, downscale, enlarge, upscale
 from sls_deploy.data.degradation import Bicubic
 from sls_deploy.data.truth import TruthFolder
 from sls_deploy.validate.metrics import psnr_y
@@ -138,3 +138,16 @@ def test_bicubic_psnr_of_the_literature(
     pairs = TruthFolder(shared_data / "bench" / name, Bicubic(scale))
     measured = [psnr_y(upscale(pair.lr, scale), pair.hr, scale) for pair in pairs]
     assert np.mean(measured) == pytest.approx(decibels, abs=0.001)
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 4))
+def test_floats_are_enlarged_as_bytes_are_but_for_rounding(
+    height: int, width: int, scale: int
+) -> None:
+    image = np.random.default_rng(height * 100 + width).integers(64, 192, (height, width, 3))
+    bytes_of = upscale(image.astype(np.uint8), scale)
+    floats = enlarge(np.ascontiguousarray(image.transpose(2, 0, 1)[None], np.float32), scale)
+    assert floats.shape == (1, 3, height * scale, width * scale)
+    # Each of the two passes over bytes rounds, and the second spreads what the first did.
+    assert np.abs(floats[0].transpose(1, 2, 0) - bytes_of).max() <= 1.3
