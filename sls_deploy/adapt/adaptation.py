@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from sls_deploy.adapt.tradeoff import Calibration, Errors
+from sls_deploy.adapt.tradeoff import EXPONENT, Calibration, Errors
 from sls_deploy.errors import SlsError, problem
 from sls_deploy.files import atomic, write_json
 from sls_deploy.run import Run
@@ -63,6 +63,8 @@ class Adaptation:
     """Tiles learnt from."""
     calibration_tiles: int
     """Tiles of other photographs to find the weight of cost on."""
+    exponent: float = EXPONENT
+    """Power of the estimated MSE that weight * cost is added to."""
 
     @property
     def costs(self) -> tuple[float, ...]:
@@ -91,6 +93,8 @@ def read_adaptation(run: Run) -> Adaptation:
     except ValidationError as error:
         what = f"is not an adaptation of this version ({problem(error)})"
         raise SlsError(what, str(path), _AGAIN) from None
+    if adaptation.exponent != EXPONENT:
+        raise SlsError("chooses by another power of the error", str(path), _AGAIN)
     if not adaptation.candidates or any(np.diff(adaptation.costs) <= 0):
         raise SlsError("does not list candidates by ascending cost", str(path), _AGAIN)
     return adaptation

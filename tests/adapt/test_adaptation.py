@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
+from sls_deploy.adapt import adaptation
 from sls_deploy.adapt.adaptation import read_adaptation, read_calibration
 from sls_deploy.adapt.stage import AdaptResult
 from sls_deploy.errors import SlsError
@@ -39,6 +40,14 @@ def test_what_was_written_is_read(adapted: Adapted) -> None:
     calibration = read_calibration(run, result.adaptation)
     assert np.array_equal(calibration.true, result.calibration.true)
     assert calibration.costs == (0.2, 0.5)
+
+
+def test_a_run_of_a_version_that_chose_otherwise_must_be_adapted_again(
+    adapted: Adapted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adaptation, "EXPONENT", 0.9)
+    with pytest.raises(SlsError, match="chooses by another power of the error"):
+        read_adaptation(adapted[0])
 
 
 def test_a_run_that_was_not_adapted_says_so(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
 from sls_deploy.adapt.adaptation import Adaptation, Candidate, write_adaptation
+from sls_deploy.adapt.tradeoff import EXPONENT
 from sls_deploy.engine.manifest import read_manifest
 from sls_deploy.errors import SlsError
 from sls_deploy.files import hash_file
@@ -295,8 +296,9 @@ def test_the_documented_client_gives_each_tile_to_the_network_worth_its_cost(sma
         ],
         "overlap": 4,
         "scale": 2,
+        "exponent": EXPONENT,
     }
-    restored = scope["restore_tiles"](kept, surrounded, infer, enlarge, "small-1", adaptation, 1e-3)
+    restored = scope["restore_tiles"](kept, surrounded, infer, enlarge, "small-1", adaptation, 0.05)
     assert asked == [("small-1-estimator", 3), ("small-1-b0-50", 2)]
     by_network = runner.run(surrounded)[:, :, 8:-8, 8:-8]
     np.testing.assert_allclose(restored[[0, 2]], by_network[[0, 2]], atol=1e-6)
