@@ -27,6 +27,7 @@ from sls_deploy.errors import SlsError
 from sls_deploy.files import write_json
 from sls_deploy.progress import Progress
 from sls_deploy.run import Run
+from sls_deploy.runtime.byte_pictures import from_bytes
 from sls_deploy.runtime.onnxruntime import OnnxRunner
 
 _BINS = 24
@@ -218,7 +219,10 @@ def main(
     for name, measured in sets.items():
         tiles = cut(measured, about.tile, about.overlap)
         found = np.concatenate(
-            [estimate(estimator, _batch(tile), len(about.candidates)) for tile in tiles.inputs]
+            [
+                estimate(estimator, from_bytes(tile[None]), len(about.candidates))
+                for tile in tiles.inputs
+            ]
         )
         deciders = {
             "oracle": Decider(tiles.true),
@@ -233,10 +237,6 @@ def main(
         (out / f"adaptive-{slug}.svg").write_text(chart(records[name], name), "utf-8")
     write_json(out / "adaptive.json", {"adaptation": asdict(about), "sets": records})
     print(table(records))
-
-
-def _batch(tile: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return np.ascontiguousarray(tile.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
 
 
 def _borders(length: int, side: int) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from sls_deploy.adapt.adaptation import SKIP, Candidate
 from sls_deploy.adapt.skip import Skip
 from sls_deploy.config import Precision
+from sls_deploy.engine.stage import graph_file
 from sls_deploy.errors import SlsError
 from sls_deploy.run import Run, budget_name
 from sls_deploy.runtime.exported import ExportedGraph, read_exported
@@ -77,7 +78,7 @@ def _choice(run: Run, budget: float) -> Choice:
 
 def _file(folder: Path, budget: float) -> Path:
     for precision in _PRECISIONS:
-        path = folder / f"model.{precision}.onnx"
+        path = graph_file(folder, precision)
         if path.is_file():
             return path
     fix = f"`sls-deploy export --budget {budget:g} --precision fp32,fp16` does it."

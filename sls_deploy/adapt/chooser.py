@@ -10,6 +10,11 @@ from sls_deploy.adapt.tradeoff import Errors, decide
 from sls_deploy.errors import SlsError
 from sls_deploy.runtime.runner import Pictures, Runner
 
+LEAST_SIDE = 16
+"""Smallest side of a tile that an estimator takes, input pixels."""
+AT_ONCE = 64
+"""Tiles that are estimated together at most."""
+
 
 class Chooser:
     """Gives each tile to the candidate with the least estimate + weight * cost, see `decide`.
@@ -51,7 +56,8 @@ def estimate(estimator: Runner, tiles: Pictures, candidates: int) -> Errors:
     Raises:
         SlsError: it cannot take the tiles, or gives what is no number.
     """
-    logarithms = estimator.run(tiles)
+    parts = (tiles[place : place + AT_ONCE] for place in range(0, len(tiles), AT_ONCE))
+    logarithms = np.concatenate([estimator.run(part) for part in parts])
     wanted = (len(tiles), candidates, 1, 1)
     if logarithms.shape != wanted or not np.isfinite(logarithms).all():
         what = f"gives {list(logarithms.shape)}, where numbers of shape {list(wanted)} are needed"

@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Event
 
 from sls_deploy.adapt.adaptation import ESTIMATOR, KEY, Adaptation
+from sls_deploy.adapt.chooser import AT_ONCE, LEAST_SIDE
 from sls_deploy.config import BuildConfig, Precision, Target
 from sls_deploy.engine.backends import choose_backend
 from sls_deploy.engine.build import Build, make
@@ -19,9 +20,6 @@ from sls_deploy.run import Run
 
 PRECISION: Precision = "fp32"
 """Of the estimator everywhere: differences of networks are a hundredth of what it gives."""
-MOST_TILES = 64
-"""Tiles that its engines take at once."""
-_LEAST_SIDE = 16
 
 
 @dataclass(frozen=True)
@@ -67,9 +65,9 @@ def _build(run: Run, adaptation: Adaptation, options: BuildConfig, target: Targe
     onnx = run.path / KEY / ESTIMATOR
     channels, side = COLOURS * adaptation.frames, adaptation.tile
     sizes = {
-        "min_shape": (1, channels, _LEAST_SIDE, _LEAST_SIDE),
-        "opt_shape": (MOST_TILES // 2, channels, side, side),
-        "max_shape": (MOST_TILES, channels, *[side + 2 * adaptation.overlap] * 2),
+        "min_shape": (1, channels, LEAST_SIDE, LEAST_SIDE),
+        "opt_shape": (AT_ONCE // 2, channels, side, side),
+        "max_shape": (AT_ONCE, channels, *[side + 2 * adaptation.overlap] * 2),
     }
     build = Build(
         onnx=onnx,

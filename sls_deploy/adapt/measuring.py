@@ -16,7 +16,8 @@ from sls_deploy.data.bicubic import Picture
 from sls_deploy.data.photos import Photos
 from sls_deploy.errors import SlsError
 from sls_deploy.progress import Progress, Report
-from sls_deploy.runtime.runner import Runner
+from sls_deploy.runtime.byte_pictures import from_bytes
+from sls_deploy.runtime.runner import Pictures, Runner
 from sls_deploy.validate.metrics import luma, to_uint8
 
 BLOCK = 8
@@ -76,7 +77,8 @@ def measure(
             lr, hr = photos.pair(number)
             part, truth = _middle(lr, hr, photos.scale, tile, left / (len(photos) - number))
             left -= part.shape[0] * part.shape[1]
-            judge = partial(_errors, part=part, truth=truth, colour=colour, scale=photos.scale)
+            given = from_bytes(part[None])
+            judge = partial(_errors, given=given, truth=truth, colour=colour, scale=photos.scale)
             # The costliest come last, and are begun first.
             errors = list(pool.map(judge, reversed(runners)))[::-1]
             yield Measured(np.ascontiguousarray(part), np.stack(errors))
@@ -101,10 +103,9 @@ def _middle(
 
 
 def _errors(
-    runner: Runner, part: Picture, truth: Picture, colour: Literal["y", "rgb"], scale: int
+    runner: Runner, given: Pictures, truth: Picture, colour: Literal["y", "rgb"], scale: int
 ) -> NDArray[np.float32]:
     """Mean squared error on 0..1 of each block that a candidate restores."""
-    given = np.ascontiguousarray(part.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
     output = runner.run(given)
     if output.shape[2:] != truth.shape[:2]:
         size, right = (f"{shape[1]}x{shape[0]}" for shape in (output.shape[2:], truth.shape))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 
 from sls_deploy._version import __version__
@@ -44,8 +43,6 @@ photographs in tiles of 48 to 128: with 2 or more nothing is lost (0.01 dB less 
 with none 0.02 to 0.1 dB. Deblurring has to see as far as a blur reaches."""
 _LIMIT = 0.02
 """Most multiply-accumulates of an estimator, as a share of the dense network's."""
-_AT_ONCE = 64
-"""Tiles that are estimated together."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +149,7 @@ class _Task:
             stale.unlink()
         tiles, true = calibration_tiles(measured, options.tile)
         runner = OnnxRunner(content, "the estimator")
-        parts = [tiles[place : place + _AT_ONCE] for place in range(0, len(tiles), _AT_ONCE)]
-        estimated = np.concatenate([estimate(runner, part, count) for part in parts])
+        estimated = estimate(runner, tiles, count)
         adaptation = Adaptation(
             candidates=tuple(choice.candidate for choice in choices),
             estimator_cost=macs_per_pixel(count, frames, width) / self.dense_macs,

@@ -96,6 +96,16 @@ def engine_key(budget: float, plan: Path) -> str:
     return f"engines/{budget_name(budget)}/{plan.stem}"
 
 
+def graph_file(exported: Path, precision: str, io: str = "float") -> Path:
+    """Where the export of a budget writes a graph: from floats to floats, or 'uint8' for bytes."""
+    return exported / f"model.{precision}{'.uint8' if io == 'uint8' else ''}.onnx"
+
+
+def in_bytes(plan: Path) -> bool:
+    """Whether an engine of a run takes bytes, by its file name."""
+    return plan.stem.endswith(_IN_BYTES)
+
+
 def precision_of(plan: Path) -> str:
     """Precision of an engine of a run, by its file name, such as 'sm86-fp16-uint8.plan'."""
     return plan.stem.removesuffix(_IN_BYTES).rpartition("-")[2]
@@ -140,12 +150,11 @@ def _builds(run: Run, budgets: Sequence[float], options: BuildConfig) -> list[Bu
 
 
 def _graph(run: Run, exported: Path, budget: float, precision: Precision, io: str) -> Path:
-    form = ".uint8" if io == "uint8" else ""
-    onnx = exported / f"model.{precision}{form}.onnx"
+    onnx = graph_file(exported, precision, io)
     if not onnx.is_file():
-        asked = f"--precision {precision}" + (" --io uint8" if form else "")
+        asked = f"--precision {precision}" + (" --io uint8" if io == "uint8" else "")
         fix = f"`sls-deploy export --budget {budget:g} {asked}` does it."
-        told = f"{precision} for bytes" if form else precision
+        told = f"{precision} for bytes" if io == "uint8" else precision
         raise SlsError(f"budget {budget:g} was not exported in {told}", str(run.path), fix)
     return onnx
 

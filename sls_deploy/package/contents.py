@@ -9,7 +9,7 @@ from typing import Literal
 
 from sls_deploy.config import Precision
 from sls_deploy.engine.manifest import EngineManifest, verified_manifest
-from sls_deploy.engine.stage import precision_of
+from sls_deploy.engine.stage import graph_file, in_bytes, precision_of
 from sls_deploy.errors import SlsError
 from sls_deploy.files import hash_file
 from sls_deploy.run import Run
@@ -96,11 +96,6 @@ def gather_contents(
     )
 
 
-def graph_file(exported: Path, precision: str, io: Io) -> Path:
-    """Where the export of a budget writes a graph."""
-    return exported / f"model.{precision}{'.uint8' if io == 'uint8' else ''}.onnx"
-
-
 def _not_exported(run: Run, budget: float, precision: Precision | None, io: Io) -> SlsError:
     asked = f"--budget {budget:g}"
     asked += f" --precision {precision}" if precision else ""
@@ -117,7 +112,7 @@ def _sound_engines(
     for plan in sorted(run.folder("engines", budget).glob("*.plan")):
         if precision_of(plan) not in precisions:
             continue
-        if plan.stem.endswith("-uint8") != (io == "uint8"):
+        if in_bytes(plan) != (io == "uint8"):
             continue
         try:
             manifest = verified_manifest(plan)

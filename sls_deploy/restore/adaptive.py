@@ -8,8 +8,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sls_deploy.adapt.adaptation import Adaptation, read_adaptation, read_calibration
-from sls_deploy.adapt.chooser import Chooser
+from sls_deploy.adapt.adaptation import (
+    ESTIMATOR,
+    KEY,
+    Adaptation,
+    read_adaptation,
+    read_calibration,
+)
+from sls_deploy.adapt.chooser import LEAST_SIDE, Chooser
 from sls_deploy.adapt.skip import Skip
 from sls_deploy.adapt.tradeoff import Found, weight_for_cost, weight_for_loss
 from sls_deploy.config import RestoreConfig
@@ -19,13 +25,13 @@ from sls_deploy.restore.memory import Shrinking
 from sls_deploy.restore.networks import Network, open_network, tile_sizes
 from sls_deploy.restore.tiles import TileSizes
 from sls_deploy.run import Run
+from sls_deploy.runtime.onnxruntime import OnnxRunner
 from sls_deploy.runtime.padding import reflect
 from sls_deploy.runtime.runner import Pictures, Runner
+from sls_deploy.runtime.tensorrt import EngineRunner
 
 _AT_ONCE = 32
 """Tiles that are chosen for together, and then grouped by their networks."""
-_LEAST = 16
-"""Side that the estimator needs, pixels."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,7 @@ class AdaptiveNetworks:
 
     def __init__(self, run: Run, target: Target, options: RestoreConfig) -> None:
         adaptation = read_adaptation(run)
-        self.found: Found = _weight(run, adaptation, target)
-        """The weight of cost, and what it reached on the calibration tiles."""
+        self._found = _weight(run, adaptation, target)
         self.names = tuple(candidate.name for candidate in adaptation.candidates)
         self.costs = tuple(cost + adaptation.estimator_cost for cost in adaptation.costs)
         self.scale, self.frames = adaptation.scale, adaptation.frames
@@ -78,14 +83,19 @@ class AdaptiveNetworks:
             self._shrinking = [
                 skip if network is None else shrinking(network, self.sizes) for network in networks
             ]
-            self._chooser = Chooser(adaptation, estimator, self.found.weight)
+            self._chooser = Chooser(adaptation, estimator, self._found.weight)
             self._overlap = adaptation.overlap
             self._held = held.pop_all()
 
     @property
-    def note(self) -> str:
-        """See `TileRestorer.note`."""
-        return "; ".join(filter(None, (runner.note for runner in self._shrinking)))
+    def notes(self) -> tuple[str, ...]:
+        """The weight of cost and what it reached, too; see `TileRestorer.notes`."""
+        found = self._found
+        weight = (
+            f"weight of cost {found.weight:.3g}: on the calibration tiles a mean cost of "
+            f"{found.cost:.3f} and a loss of {found.loss_db:.3f} dB"
+        )
+        return (*filter(None, (runner.note for runner in self._shrinking)), weight)
 
     def run(self, tiles: Pictures) -> Answer:
         """Restore tiles, those of one network together; see `TileRestorer.run`."""
@@ -94,7 +104,7 @@ class AdaptiveNetworks:
         pixels = np.empty((count, 3, height * self.scale, width * self.scale), np.float32)
         for choice in np.unique(choices):
             chosen = choices == choice
-            pixels[chosen] = self._shrinking[choice].run(np.ascontiguousarray(tiles[chosen]))
+            pixels[chosen] = self._shrinking[choice].run(tiles[chosen])
         return Answer(pixels, choices)
 
     def close(self) -> None:
@@ -112,10 +122,6 @@ def open_estimator(run: Run, options: RestoreConfig) -> Runner:
     Raises:
         SlsError: nothing can run it here.
     """
-    from sls_deploy.adapt.adaptation import ESTIMATOR, KEY
-    from sls_deploy.runtime.onnxruntime import OnnxRunner
-    from sls_deploy.runtime.tensorrt import EngineRunner
-
     folder = run.path / KEY
     if options.backend != "onnxruntime":
         for plan in sorted(folder.glob("**/*.plan")):
@@ -151,7 +157,7 @@ def _sizes(
 def _inner(tiles: Pictures, overlap: int) -> Pictures:
     """What is kept of tiles, as large as the estimator needs it."""
     height, width = tiles.shape[2:]
-    if min(height, width) >= 2 * overlap + _LEAST:
+    if min(height, width) >= 2 * overlap + LEAST_SIDE:
         tiles = tiles[:, :, overlap : height - overlap, overlap : width - overlap]
-    sides = (max(side, _LEAST) for side in tiles.shape[2:])
+    sides = (max(side, LEAST_SIDE) for side in tiles.shape[2:])
     return np.ascontiguousarray(reflect(tiles, *sides))

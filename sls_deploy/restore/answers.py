@@ -44,8 +44,8 @@ class TileRestorer(Protocol):
     """What runs them, and why nothing faster does."""
 
     @property
-    def note(self) -> str:
-        """What became of them, such as smaller tiles; mostly empty."""
+    def notes(self) -> tuple[str, ...]:
+        """What is to be known of how tiles were restored, such as that memory ran out."""
         ...
 
     def run(self, tiles: Pictures) -> Answer:
@@ -80,9 +80,9 @@ class OneNetwork:
         self._runner = shrinking(network, self.sizes)
 
     @property
-    def note(self) -> str:
-        """See `TileRestorer.note`."""
-        return "; ".join(filter(None, (self._network.runner.note, self._runner.note)))
+    def notes(self) -> tuple[str, ...]:
+        """See `TileRestorer.notes`."""
+        return tuple(filter(None, (self._network.runner.note, self._runner.note)))
 
     def run(self, tiles: Pictures) -> Answer:
         """Restore tiles; see `TileRestorer.run`."""

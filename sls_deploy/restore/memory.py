@@ -62,7 +62,7 @@ class Shrinking:
     def _run(self, tiles: Pictures) -> Pictures:
         missing = max(self._fewest - len(tiles), 0)
         filled = np.concatenate([tiles, *[tiles[-1:]] * missing]) if missing else tiles
-        return self._runner.run(np.ascontiguousarray(filled))[: len(tiles)]
+        return self._runner.run(filled)[: len(tiles)]
 
     def _in_parts(self, layout: Layout, tile: Pictures) -> Pictures:
         return join(layout, [self.run(part[None])[0] for part in layout.cut(tile)], self._scale)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from sls_deploy.config import Precision, RestoreConfig
 from sls_deploy.engine.manifest import verified_manifest
-from sls_deploy.engine.stage import precision_of
+from sls_deploy.engine.stage import graph_file, in_bytes, precision_of
 from sls_deploy.errors import SlsError
 from sls_deploy.receptive.field import ReceptiveField, receptive_field
 from sls_deploy.restore.tiles import TileSizes
@@ -140,7 +140,7 @@ def _choices(run: Run, budget: float, options: RestoreConfig) -> Iterator[_Choic
         plans = sorted(run.folder("engines", budget).glob("*.plan"))
         for precision in order(_ON_GPU):
             for plan in plans:
-                if precision_of(plan) == precision and "uint8" not in plan.stem:
+                if precision_of(plan) == precision and not in_bytes(plan):
                     opened = _engine(run, budget, plan, exported)
                     yield _Choice(engine_name(plan), "tensorrt", opened)
     if options.backend != "tensorrt":
@@ -150,7 +150,7 @@ def _choices(run: Run, budget: float, options: RestoreConfig) -> Iterator[_Choic
         )
         for provider, device, usual in places:
             for precision in order(usual):
-                path = exported / f"model.{precision}.onnx"
+                path = graph_file(exported, precision)
                 if path.is_file():
                     name = f"ONNX Runtime {precision} on {device}"
                     yield _Choice(name, "onnxruntime", _graph(budget, path, provider, name))

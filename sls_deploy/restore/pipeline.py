@@ -199,7 +199,7 @@ class Pipeline:
             parts = [layout.fill(source.read(*layout.inside(tile))) for tile in tiles]
             first, place = place == 0, place + len(tiles)
             last = place == len(layout.tiles)
-            pixels = np.ascontiguousarray(np.stack(parts))
+            pixels = np.stack(parts)
             yield _Piece(state, source, layout, tiles, pixels, first, last, token)
 
     def _restore(self, piece: _Piece, writer: Behind) -> None:

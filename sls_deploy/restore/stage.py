@@ -107,22 +107,16 @@ def restore_files(
     try:
         _check_out(out)
         pipeline.run(todo)
-        note = restorer.note
+        notes = list(restorer.notes)
     finally:
         restorer.close()
     restored, choices = tuple(pipeline.restored), Counter[str]()
     for one in restored:
         choices.update(one.choices)
     pixels = sum(one.height * one.width * one.frames for one in restored)
-    notes = [note]
     wanted = restorer.sizes.margin
     if pipeline.margin < wanted:
         notes.append(f"tiles are too small for a margin of {wanted}: it was {pipeline.margin}")
-    if isinstance(restorer, AdaptiveNetworks):
-        notes.append(
-            f"weight of cost {restorer.found.weight:.3g}: on the calibration tiles a mean cost of "
-            f"{restorer.found.cost:.3f} and a loss of {restorer.found.loss_db:.3f} dB"
-        )
     return RestoreResult(
         backend=restorer.told,
         restored=restored,
@@ -135,7 +129,7 @@ def restore_files(
         margin=pipeline.margin,
         choices=dict(choices),
         cost=_cost(restorer, choices),
-        notes=tuple(filter(None, notes)),
+        notes=tuple(notes),
     )
 
 

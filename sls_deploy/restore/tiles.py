@@ -110,7 +110,7 @@ class Layout:
         for tile in self.tiles:
             top, left, height, width = self.inside(tile)
             parts.append(self.fill(picture[:, top : top + height, left : left + width]))
-        return np.ascontiguousarray(np.stack(parts))
+        return np.stack(parts)
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,6 @@ class VideoWork:
     def __init__(self, job: Job, options: RestoreConfig, scale: int, frames: int) -> None:
         self.job, self._frames, self._scale = job, frames, scale
         self._picture: Pixels | None = None
-        self._empty = self._unfinished = True
         with ExitStack() as held:
             self._reader = held.enter_context(VideoReader(job.source, options.max_megapixels))
             codec, quality = options.video_codec, options.video_quality
@@ -238,22 +237,16 @@ class VideoWork:
     def end(self, token: Any) -> None:
         """Encode a frame."""
         assert self._picture is not None  # noqa: S101 - a frame has a part
-        self._empty = False
         self._writer.write(self._picture, token)
 
     def finish(self) -> None:
         """Close the file, which gets its name."""
-        if self._empty:
-            raise SlsError("holds no frames", str(self.job.source))
-        self._unfinished = False
         self._held.close()
 
     def stop(self) -> None:
         """Nothing is to be done: a frame is soon encoded."""
 
     def close(self) -> None:
-        """Close what is open; a file that is not finished goes."""
-        if self._unfinished:
-            self._unfinished = False
-            error = SlsError("was not finished", str(self.job.source))
-            self._held.__exit__(SlsError, error, None)
+        """Close what is open, as after an error: a file that is not finished goes."""
+        error = SlsError("was not finished", str(self.job.source))
+        self._held.__exit__(SlsError, error, None)

@@ -24,7 +24,7 @@ class Doubling:
     scale = 2
     at_once = 4
     told = "by repeating"
-    note = ""
+    notes = ()
 
     def __init__(
         self, sizes: TileSizes | None = None, frames: int = 1, *, adaptive: bool = False

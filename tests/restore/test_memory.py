@@ -64,8 +64,10 @@ def test_later_tiles_are_small_from_the_beginning() -> None:
     runner = Narrow(128**2)
     shrinking = Shrinking(runner, TileSizes(256, 4, 4), 2, None)
     shrinking.run(tiles(1, 256))
+    small = list(runner.shapes)
     runner.error = AssertionError
     shrinking.run(tiles(1, 256))
+    assert runner.shapes == [*small, *small]
 
 
 def test_no_more_tiles_at_once_than_the_network_takes() -> None:
