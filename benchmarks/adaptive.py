@@ -226,6 +226,7 @@ def main(
         )
         deciders = {
             "oracle": Decider(tiles.true),
+            "oracle, same power": Decider(tiles.true, exponent=EXPONENT),
             "estimator": Decider(found, about.estimator_cost, EXPONENT),
             "estimator, plain MSE": Decider(found, about.estimator_cost),
             "gradient": Decider(rule.estimate(tiles.inputs)),

@@ -10,7 +10,7 @@ import torch
 
 from sls_deploy.adapt.measuring import BLOCK, Measured
 from sls_deploy.adapt.network import Estimator
-from sls_deploy.adapt.tradeoff import Errors
+from sls_deploy.adapt.tradeoff import EXPONENT, Errors
 from sls_deploy.data.bicubic import Picture
 from sls_deploy.errors import SlsError
 from sls_deploy.progress import Progress, Report
@@ -20,6 +20,10 @@ _BATCH = 32
 _RATE = 2e-3
 _WARM_UP = 0.1
 _DECAY = 1e-4
+_STEPS = 30.0
+"""Weight of the steps from candidate to candidate beside that of the errors themselves. Steps are a
+tenth of what errors vary by from tile to tile, and a choice hangs on them: with 0 they are hardly
+learnt at all. docs/adaptive.md has the figures of both."""
 _LEAST_MSE = 1e-7
 """Errors below that of 70 dB are alike: they are less than what rounding to 8 bits makes."""
 
@@ -83,7 +87,7 @@ def train_estimator(
     steps: int,
     report: Report,
 ) -> None:
-    """Train an estimator in place: least squares of the logarithm of the MSE.
+    """Train an estimator in place, see `estimation_loss`.
 
     Args:
         estimator: with fresh weights; its last bias is set to the tiles' mean first.
@@ -103,18 +107,39 @@ def train_estimator(
     estimator.train()
     for step in range(steps):
         tiles, errors = sampler.batch(_BATCH)
-        difference = estimator(tiles)[:, :, 0, 0] - _logarithm(errors)
-        loss = (difference**2).mean()
+        estimated = estimator(tiles)[:, :, 0, 0]
+        loss = estimation_loss(estimated, errors)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(estimator.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        deviation = loss.item() ** 0.5 * 10 / float(np.log(10))
-        if not np.isfinite(deviation):
+        mean = float(((estimated.detach() - _logarithm(errors)) ** 2).mean())
+        off = mean**0.5 * 10 / float(np.log(10))
+        if not np.isfinite(off):
             raise SlsError("the estimators diverged", "adapt", "Give another --seed.")
-        report(Progress("adapt: train", step + 1, steps, {"dB off": deviation}))
+        report(Progress("adapt: train", step + 1, steps, {"dB off": off}))
     estimator.eval()
+
+
+def estimation_loss(estimated: torch.Tensor, errors: torch.Tensor) -> torch.Tensor:
+    """How far an estimate is off: squares of the logarithm, and of its steps between candidates.
+
+    A tile counts by the root of its error that the choice is made by: what is small anyway decides
+    little.
+
+    Args:
+        estimated: tiles x candidates, logarithms of the MSE.
+        errors: the true MSE of the same.
+
+    Returns:
+        Weighted mean over tiles and candidates, a scalar.
+    """
+    true = _logarithm(errors)
+    weights = (EXPONENT * true).exp()
+    weights = weights / weights.mean()
+    off = estimated - true
+    return (weights * off**2).mean() + _STEPS * (weights[:, 1:] * off.diff(dim=1) ** 2).mean()
 
 
 def _logarithm(errors: torch.Tensor) -> torch.Tensor:

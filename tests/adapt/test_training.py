@@ -6,7 +6,12 @@ import torch
 
 from sls_deploy.adapt.measuring import BLOCK, Measured
 from sls_deploy.adapt.network import Estimator
-from sls_deploy.adapt.training import TileSampler, calibration_tiles, train_estimator
+from sls_deploy.adapt.training import (
+    TileSampler,
+    calibration_tiles,
+    estimation_loss,
+    train_estimator,
+)
 from sls_deploy.errors import SlsError
 from sls_deploy.progress import Progress, silent
 
@@ -62,6 +67,28 @@ def test_an_estimator_learns_what_errors_follow_from() -> None:
     assert (np.sqrt((wrong**2).mean(axis=0)) < spread / 2).all()
     assert [report.done for report in seen] == list(range(1, 151))
     assert not estimator.training
+
+
+def test_an_estimate_that_is_right_is_not_off() -> None:
+    errors = torch.tensor([[4e-3, 1e-3], [8e-4, 5e-4]])
+    assert estimation_loss(errors.log(), errors) == 0
+
+
+def test_a_wrong_step_between_candidates_weighs_more_than_the_same_error_of_all() -> None:
+    errors = torch.tensor([[4e-3, 2e-3], [4e-3, 2e-3]])
+    alike = estimation_loss(errors.log() + 0.1, errors)
+    torch.testing.assert_close(alike, torch.tensor(0.01))
+    apart = estimation_loss(errors.log() + torch.tensor([0.05, -0.05]), errors)
+    assert apart > 10 * alike
+
+
+def test_tiles_of_large_errors_weigh_more() -> None:
+    errors = torch.tensor([[8e-3, 8e-3], [1e-6, 1e-6]])
+    large, small = (
+        estimation_loss(errors.log() + torch.tensor(off), errors)
+        for off in ([[0.1, 0.1], [0.0, 0.0]], [[0.0, 0.0], [0.1, 0.1]])
+    )
+    torch.testing.assert_close(large / small, torch.tensor(20.0), rtol=1e-4, atol=0)
 
 
 def test_training_that_diverges_says_so() -> None:
