@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 # As the program does, before PyTorch is loaded.
@@ -33,3 +35,35 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLS_DEPLOY_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+def few_passes(patch: pytest.MonkeyPatch) -> None:
+    """Let a search estimate from few backward passes, where what it finds does not matter."""
+    from sls_deploy.search import reconstruction
+
+    patch.setattr(reconstruction, "_PASSES", 16)
+
+
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Makes a folder once for all processes of a test run: its name, what fills it.
+
+    The first that asks makes it, the others wait. Nobody may change it afterwards.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, whole = shared / f"{name}-once", shared / f"{name}-once.whole"
+        with FileLock(shared / f"{name}-once.lock"):
+            if not whole.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # half of it, by one that failed
+                folder.mkdir()
+                fill(folder)
+                whole.touch()
+        return folder
+
+    return make

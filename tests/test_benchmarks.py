@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import networks
 import precisions
 import pytest
+import search_cost
 import torch
 from precision_tables import make_tables, parity_table
 
@@ -23,20 +23,15 @@ from sls_deploy.search import reconstruction
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
-def test_search_cost_prints_its_table(tmp_path: Path) -> None:
-    out = tmp_path / "figures.json"
-    command = [
-        sys.executable,
-        "search_cost.py",
-        "--tiny",
-        "--pairs",
-        "2",
-        "--threads",
-        "1",
-        "--json",
-        str(out),
-    ]
-    printed = subprocess.check_output(command, cwd=BENCHMARKS, text=True, timeout=120)
+def test_search_cost_prints_its_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, threads = tmp_path / "figures.json", torch.get_num_threads()
+    flags = ["--tiny", "--pairs", "2", "--threads", "1", "--json", str(out)]
+    monkeypatch.setattr(sys, "argv", [str(BENCHMARKS / "search_cost.py"), *flags])
+    search_cost.main()  # processes of its own measure the memory
+    torch.set_num_threads(threads)
+    printed = capsys.readouterr().out
     figures = json.loads(out.read_text("utf-8"))["figures"]
     for name in figures:
         assert name in printed

@@ -1,4 +1,4 @@
-"""The doctor: a real visit, and what it says of machines that are not ours."""
+"""The doctor: visits to broken machines, and what it says of those that are not ours."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import pytest
 from sls_deploy.doctor import facts
 from sls_deploy.doctor.abilities import abilities
 from sls_deploy.doctor.ask import Answer, ask
-from sls_deploy.doctor.diagnosis import Ability, Diagnosis, Finding
+from sls_deploy.doctor.diagnosis import Ability, Finding
 from sls_deploy.doctor.examine import examine
 from sls_deploy.doctor.graphics import check_driver, check_gpu
 from sls_deploy.doctor.machine import check_disk, check_memory, check_python, check_system
@@ -26,57 +25,12 @@ from sls_deploy.doctor.software import (
     check_torch,
 )
 from sls_deploy.doctor.tiny import INPUT, OUTPUT, tiny_input, tiny_network
-from sls_deploy.engine.backends import BACKENDS
 from sls_deploy.engine.device import Device
 from sls_deploy.engine.gpu import gpu_architecture
 from sls_deploy.runtime.onnxruntime import open_session
 
-NO_GPU = pytest.mark.skipif(gpu_architecture() is not None, reason="there is a GPU here")
 A10 = Device("NVIDIA A10", "sm86", "550.54.15", "12.4", 23028, 1350, 1695, 6251, None)
 T4 = Device("Tesla T4", "sm75", "550.54.15", "12.4", 15360, None, 1590, None, None)
-
-
-@pytest.fixture(scope="module")
-def diagnosis(tmp_path_factory: pytest.TempPathFactory) -> Diagnosis:
-    return examine(tmp_path_factory.mktemp("work"))
-
-
-def named(items: tuple[Finding, ...]) -> dict[str, Finding]:
-    return {item.name: item for item in items}
-
-
-def test_finds_what_is_installed_here(diagnosis: Diagnosis) -> None:
-    found = named(diagnosis.findings)
-    assert found["PyTorch"].says.startswith(metadata.version("torch"))
-    assert metadata.version("onnx") in found["ONNX"].says
-    assert metadata.version("onnxruntime") in found["ONNX Runtime"].says
-    assert found["tensorrt_rtx"].says == BACKENDS["tensorrt_rtx"].version
-    assert all(found[name].state == "ok" for name in ("Python", "PyTorch", "ONNX", "ONNX Runtime"))
-
-
-def test_builds_a_real_engine(diagnosis: Diagnosis) -> None:
-    build = named(diagnosis.findings)["tensorrt_rtx: build"]
-    assert build.state == "ok"
-    assert "sm80, sm86" in build.says
-
-
-def test_this_machine_does_the_whole_flow(diagnosis: Diagnosis) -> None:
-    assert diagnosis.works
-    works = {item.name: item.works for item in diagnosis.abilities}
-    assert all(works[name] for name in ("search", "export", "build", "validate"))
-
-
-@NO_GPU
-def test_without_a_gpu_engines_do_not_run_and_that_is_no_failure(diagnosis: Diagnosis) -> None:
-    run = diagnosis.abilities[-1]
-    assert (run.works, run.essential) == (False, False)
-    assert "L1" in run.says
-    assert "pip install 'sls-deploy[gpu]'" in run.fix
-
-
-def test_every_trouble_names_a_way_out(diagnosis: Diagnosis) -> None:
-    assert [item.name for item in diagnosis.findings if item.state == "broken"] == []
-    assert [item.name for item in diagnosis.abilities if not item.works and not item.fix] == []
 
 
 def test_the_tiny_network_copies_its_input() -> None:
@@ -313,5 +267,6 @@ def test_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(gpu_architecture() is None, reason="needs an NVIDIA GPU")
-def test_an_engine_runs_on_this_gpu(diagnosis: Diagnosis) -> None:
-    assert diagnosis.abilities[-1].works, diagnosis.abilities[-1].says
+def test_an_engine_runs_on_this_gpu(tmp_path: Path) -> None:
+    run = examine(tmp_path).abilities[-1]
+    assert run.works, run.says

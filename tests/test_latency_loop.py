@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from sls_deploy.calibration import cpu_layers
-from sls_deploy.calibration.latency import read_table, write_table
+from sls_deploy.calibration.cpu_layers import CpuLayers
+from sls_deploy.calibration.latency import LayerShape, LayerTime, read_table, write_table
 from sls_deploy.config import Config, DataConfig, ModelConfig, SearchConfig
 from sls_deploy.data.images import write_image
 from sls_deploy.data.samples import sample_photos
@@ -31,10 +32,10 @@ PICTURE = (64, 64)
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """Settings of a search without training of a network with two blocks."""
+    """Settings of a search without training of a network with one block."""
     folder = tmp_path_factory.mktemp("loop")
     torch.manual_seed(0)
-    options = {"features": 32, "blocks": 2, "scale": 2, "input_range": 1.0}
+    options = {"features": 32, "blocks": 1, "scale": 2, "input_range": 1.0}
     weights = save_weights(
         folder / "small.safetensors", build_model(Description("edsr", options, 2, 1.0))
     )
@@ -51,8 +52,18 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 @pytest.fixture(scope="module")
 def loop(config: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The folder that the loop was done in, and what it found."""
+    """The folder that the loop was done in, and what it found.
+
+    2:4 layers are said to take the time of dense ones, as they do on a processor: on a busy machine
+    chance would now and then show a gain.
+    """
     folder = tmp_path_factory.mktemp("runs")
+    measured = CpuLayers.time
+
+    def gainless(self: CpuLayers, shape: LayerShape) -> LayerTime:
+        time = measured(self, shape)
+        return replace(time, sparse_us=time.dense_us)
+
     searches = {
         "latency": {"cost": "latency", "budgets": (BUDGET,)},
         "macs": {"cost": "macs", "budgets": (0.5,), "narrow": 0},
@@ -60,7 +71,8 @@ def loop(config: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latency_loop, "SEARCHES", searches)
         patch.setattr(reconstruction, "_PASSES", 8)
-        patch.setattr(cpu_layers, "_SECONDS", 0.05)
+        patch.setattr(cpu_layers, "_SECONDS", 0.02)
+        patch.setattr(CpuLayers, "time", gainless)
         return folder, latency_loop.run_loop(config, PICTURE, folder, repeats=3)
 
 
@@ -79,7 +91,7 @@ def test_a_network_searched_by_latency_is_predicted_within_its_budget(
     assert narrowed["predicted"] == pytest.approx(ratios["network_cost"])
     assert narrowed["narrowed"] > 0
     assert (dense["budget"], dense["predicted"]) == (1, 1)
-    assert (sparse["narrowed"], sparse["sparse"]) == (0, 6)
+    assert (sparse["narrowed"], sparse["sparse"]) == (0, 4)
     assert ratios["cost_note"].startswith(f"measured on {found['machine']['device']} with")
 
 

@@ -13,13 +13,17 @@ import pytest
 import torch
 
 from sls_deploy.cli.main import main
-from sls_deploy.data.samples import export_samples
+from sls_deploy.data.images import write_image
+from sls_deploy.data.samples import sample_photos
 from sls_deploy.models.model import build_model, save_weights
 from sls_deploy.models.registry import Description
 from sls_deploy.models.unet import UNet
+from tests.conftest import few_passes
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+FEW = ("--set", "features=16", "--set", "shrunk=8", "--set", "mapping=2")
+"""The network of the example, in small."""
 
 
 def commands(path: Path) -> list[str]:
@@ -33,9 +37,11 @@ def commands(path: Path) -> list[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds what the README's commands name."""
     root = tmp_path_factory.mktemp("readme")
-    export_samples(root / "photos", ["astronaut", "coffee"])
+    photos = sample_photos()
+    for name in ("astronaut", "coffee"):
+        write_image(root / "photos" / f"{name}.png", photos[name][:192, 128:384])
     for name in ("Set5", "test", "pictures"):
-        export_samples(root / name, ["chelsea"])
+        write_image(root / name / "chelsea.png", photos["chelsea"][64:160, 128:256])
     torch.manual_seed(0)
     options = {"features": 16, "blocks": 1, "scale": 2, "input_range": 1.0}
     save_weights(root / "dense.safetensors", build_model(Description("edsr", options, 2, 1.0)))
@@ -53,14 +59,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_all(found: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Run commands one after the other; what takes long is cut short."""
+    few_passes(monkeypatch)
     for command in found:
-        words = shlex.split(re.sub(r"--minutes \S+", "--steps 4 --patch 16 --batch 2", command))
+        short = "--steps 4 --patch 16 --batch 2 --crops 8"
+        words = shlex.split(re.sub(r"--minutes \S+", short, command))
+        if words[1] == "run" and "--crops" not in words:
+            words += ["--crops", "8"]
         if words[1] in ("run", "validate"):
             words += ["--max-loss-db", "99", "--max-picture-loss-db", "99"]
         if words[1] == "bench":
             words += ["--shape", "1x3x32x32"]
         if words[1] == "train":
-            words += ["--steps", "2", "--batch", "1", "--patch", "16"]
+            words += ["--steps", "2", "--batch", "1", "--patch", "16", *FEW]
         if words[1] == "adapt":
             words += ["--steps", "20", "--tiles", "64", "--calibration-tiles", "16"]
         monkeypatch.setattr(sys, "argv", words)
@@ -89,6 +99,12 @@ def test_commands_of_the_example_run_in_order(
 ) -> None:
     example = tmp_path / "own_network"
     shutil.copytree(ROOT / "examples" / "own_network", example)
+    settings = example / "sls-deploy.toml"
+    for few in FEW[1::2]:
+        name, value = few.split("=")
+        text, found = re.subn(rf"\b{name} = \d+", f"{name} = {value}", settings.read_text())
+        assert found == 1
+        settings.write_text(text)
     for name in ("photos", "pictures"):
         (example / name).symlink_to(folder / name)
     monkeypatch.chdir(example)

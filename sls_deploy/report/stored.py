@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -174,9 +175,15 @@ def _validation(path: Path) -> Validation | None:
         return None
     found = _read(path, "validate")
     try:
-        return TypeAdapter(Validation).validate_python(found)
+        return _form().validate_python(found)
     except ValidationError:
         return None
+
+
+@cache
+def _form() -> TypeAdapter[Validation]:
+    """What figures must look like; to make it takes longer than to read figures by it."""
+    return TypeAdapter(Validation)
 
 
 def _read(path: Path, command: str) -> Any:

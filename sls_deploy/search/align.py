@@ -55,17 +55,21 @@ def align(trace: Trace, model: RestorationModel, layers: Sequence[Layer], multip
         multiple: of which the channels of a stream are to be: 4, 8 or 16.
     """
     odd = {layer.parameter for layer in layers if layer.inputs % QUAD and layer.groups == 1}
+    if not odd:
+        return Aligned(model, 0)
     wanted = [
         stream
         for stream in find_streams(trace)
         if stream.size % multiple and any(place.axis.name in odd for place in stream.ends("in"))
     ]
     able = [stream for stream in wanted if all(_grows(model, place) for place in stream.places)]
-    for streams in (able, [one for one in able if _filled(model, [one], multiple)]):
-        larger = _filled(model, streams, multiple)
-        if larger is not None:
-            return Aligned(larger, len(wanted) - len(streams))
-    return Aligned(model, len(wanted))
+    larger = _filled(model, able, multiple)
+    if larger is None:
+        able = [one for one in able if _filled(model, [one], multiple)]
+        larger = _filled(model, able, multiple)
+    if larger is None:
+        return Aligned(model, len(wanted))
+    return Aligned(larger, len(wanted) - len(able))
 
 
 def _filled(

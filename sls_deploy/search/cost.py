@@ -253,8 +253,9 @@ def other_models(
     """
     sides = padded_picture(model, picture)
     found: list[CostModel] = [MacsCost(), ExecutableCost()]
-    with suppress(SlsError):
-        found.append(RooflineCost(find_gpu(config.gpu), sides, sizes_of_uses(model, sides)))
+    if chosen.name != RooflineCost.name:
+        with suppress(SlsError):
+            found.append(RooflineCost(find_gpu(config.gpu), sides, sizes_of_uses(model, sides)))
     return [other for other in found if other.name != chosen.name]
 
 

@@ -137,7 +137,7 @@ def measure_importance(
         layers: those wanted; group convolutions give one matrix for each group.
         calibration: pictures and memory.
     """
-    metric = output_metric(model, layers, calibration, _PASSES)
+    metric = output_metric(trace, model, layers, calibration, _PASSES)
     importance: Importance = {}
     with torch.no_grad():
         for name, hessian in dense_sums(trace, model, layers, calibration):

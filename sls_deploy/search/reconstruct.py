@@ -110,7 +110,8 @@ def refit(
         for name, mask in masks.items()
         if mask.shape == model.network.get_parameter(name).shape
     ]
-    pair = (trace(student, calibration.pictures.shape[-1]), student)
+    count, side = len(calibration.pictures), calibration.pictures.shape[-1]
+    pair = (trace(student, side, count), student)
     return solve_layers((graph, model), pair, names, calibration, solve, metric=metric)
 
 

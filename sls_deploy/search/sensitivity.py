@@ -96,7 +96,7 @@ def measure_sensitivity(
                     kept = ranked[interior][:width].sort().values
                     narrowed[interior, width] = _narrowed(model, interior, sums, kept)
     every = [*changes.values(), *narrowed.values()]
-    losses, metric = _gradients(model, layers, every, calibration, passes, report)
+    losses, metric = _gradients(graph, model, layers, every, calibration, passes, report)
     by_layer: dict[str, dict[int, float]] = {name: {pattern.units: 0.0} for name in layers}
     for (name, units), loss in zip(changes, losses, strict=False):
         by_layer[name][units] = loss
@@ -107,10 +107,14 @@ def measure_sensitivity(
 
 
 def output_metric(
-    model: RestorationModel, layers: Collection[str], calibration: Calibration, passes: int
+    graph: Trace,
+    model: RestorationModel,
+    layers: Collection[str],
+    calibration: Calibration,
+    passes: int,
 ) -> dict[str, Tensor]:
     """`Sensitivity.metric` alone."""
-    return _gradients(model, layers, [], calibration, passes, lambda _: None)[1]
+    return _gradients(graph, model, layers, [], calibration, passes, lambda _: None)[1]
 
 
 def _levels(
@@ -157,6 +161,7 @@ def _narrowed(
 
 
 def _gradients(
+    graph: Trace,
     model: RestorationModel,
     layers: Collection[str],
     changes: Sequence[Change],
@@ -183,7 +188,7 @@ def _gradients(
     own = range(rank, passes, world)
     pictures = calibration.pictures
     side = _side(model, pictures.shape[-1])
-    graph = trace(model, side)
+    graph = graph.of(1) if graph.shape[2:] == (side, side) else trace(model, side)
     state = graph.state(model)
     with torch.enable_grad():
         for at, number in enumerate(own):

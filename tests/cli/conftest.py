@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import chdir, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from unittest import mock
 
@@ -19,6 +21,7 @@ from sls_deploy.data.images import write_image
 from sls_deploy.data.samples import export_samples, sample_photos
 from sls_deploy.models.architecture import Description
 from sls_deploy.models.model import build_model, save_weights
+from tests.conftest import few_passes
 
 
 @dataclass(frozen=True)
@@ -68,22 +71,25 @@ def program() -> Program:
     return call
 
 
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def photos(made_once: MadeOnce) -> Path:
     """Two real photographs to search on."""
-    folder = tmp_path_factory.mktemp("photos")
-    export_samples(folder, ["astronaut", "coffee"])
-    return folder
+    return made_once("photos", lambda folder: export_samples(folder, ["astronaut", "coffee"]))
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pictures(made_once: MadeOnce) -> Path:
     """Two parts of another photograph to validate on."""
-    folder = tmp_path_factory.mktemp("pictures")
-    cat = sample_photos()["chelsea"]
-    write_image(folder / "eye.png", cat[80:160, 140:240])
-    write_image(folder / "fur.png", cat[200:280, 240:340])
-    return folder
+
+    def fill(folder: Path) -> None:
+        cat = sample_photos()["chelsea"]
+        write_image(folder / "eye.png", cat[80:160, 140:240])
+        write_image(folder / "fur.png", cat[200:280, 240:340])
+
+    return made_once("pictures", fill)
 
 
 def _weights(path: Path, features: int) -> Path:
@@ -93,46 +99,65 @@ def _weights(path: Path, features: int) -> Path:
 
 
 @pytest.fixture(scope="session")
-def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dense(made_once: MadeOnce) -> Path:
     """Weights of a small dense network."""
-    return _weights(tmp_path_factory.mktemp("dense") / "small.safetensors", features=16)
+    name = "small.safetensors"
+    return made_once("dense", lambda folder: _weights(folder / name, features=16)) / name
 
 
 @pytest.fixture(scope="session")
-def other_dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def other_dense(made_once: MadeOnce) -> Path:
     """Weights of a smaller one."""
-    return _weights(tmp_path_factory.mktemp("other") / "smaller.safetensors", features=8)
+    name = "smaller.safetensors"
+    return made_once("other", lambda folder: _weights(folder / name, features=8)) / name
 
 
 @pytest.fixture(scope="session")
 def project(
+    made_once: MadeOnce,
     tmp_path_factory: pytest.TempPathFactory,
     program: Program,
     dense: Path,
     photos: Path,
     pictures: Path,
 ) -> Project:
-    """Budgets 0.75 and 0.5 searched; 0.5 exported, built and validated by the short forms."""
+    """Budgets 0.75 and 0.5 searched; 0.5 exported, built and validated by the short forms.
+
+    Each process has a copy of its own: two may not work in one run.
+    """
+
+    def fill(folder: Path) -> None:
+        given = ("init", "--weights", dense, "--data", photos, "--pictures", pictures)
+        outcomes = {"init": program(*given, cwd=folder)}
+        settings = folder / "sls-deploy.toml"
+        settings.write_text(_small(settings.read_text()))
+        with pytest.MonkeyPatch.context() as patch:
+            few_passes(patch)
+            for command in ("search", "export --budget 0.5", "build", "validate"):
+                outcomes[command.split()[0]] = program(*command.split(), cwd=folder)
+        told = {command: asdict(outcome) for command, outcome in outcomes.items()}
+        (folder / "outcomes.json").write_text(json.dumps(told))
+
     folder = tmp_path_factory.mktemp("project")
-    outcomes = {
-        "init": program(
-            "init", "--weights", dense, "--data", photos, "--pictures", pictures, cwd=folder
-        )
-    }
-    settings = folder / "sls-deploy.toml"
-    text = settings.read_text()
+    shutil.copytree(made_once("project", fill), folder, dirs_exist_ok=True)
+    told = json.loads((folder / "outcomes.json").read_text())
+    outcomes = {command: Outcome(**outcome) for command, outcome in told.items()}
+    return Project(folder, folder / "runs" / "small", outcomes)
+
+
+def _small(settings: str) -> str:
+    """Settings for a short search on small crops, and small engines."""
     for key, value in (
         ("budgets", "[0.75, 0.5]"),
         ("steps", "12"),
         ("batch", "2"),
         ("patch", "16"),
+        ("crops", "16"),
         ("held_out", "2"),
         ("opt_shape", "[1, 3, 48, 48]"),
         ("max_shape", "[1, 3, 64, 64]"),
     ):
-        text, found = re.subn(rf"^{key} = .*$", f"{key} = {value}", text, count=1, flags=re.M)
+        line = rf"^{key} = .*$"
+        settings, found = re.subn(line, f"{key} = {value}", settings, count=1, flags=re.M)
         assert found == 1
-    settings.write_text(text)
-    for command in ("search", "export --budget 0.5", "build", "validate"):
-        outcomes[command.split()[0]] = program(*command.split(), cwd=folder)
-    return Project(folder, folder / "runs" / "small", outcomes)
+    return settings

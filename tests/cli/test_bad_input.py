@@ -213,7 +213,7 @@ def test_full_disk_keeps_what_was_finished(
 def test_search_on_a_full_disk_goes_on_later(
     program: Program, dense: Path, photos: Path, tmp_path: Path
 ) -> None:
-    flags = ("--steps", 2, "--batch", 1, "--patch", 16)
+    flags = ("--steps", 2, "--batch", 1, "--patch", 16, "--crops", 8)
     command = ("search", "--weights", dense, "--data", photos, *flags)
     with no_file_above(20_000):
         outcome = program(*command, cwd=tmp_path)
@@ -221,11 +221,12 @@ def test_search_on_a_full_disk_goes_on_later(
     assert program(*command, cwd=tmp_path).code == 0
 
 
-@pytest.mark.parametrize("command", ["models", "--help"])
-def test_full_disk_under_standard_output(command: str) -> None:
+@pytest.mark.parametrize("command", ["init", "--help"])
+def test_full_disk_under_standard_output(command: str, tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "sls_deploy.cli.main", command],
+            cwd=tmp_path,
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,17 +29,38 @@ OPTIONS = {"features": 24, "blocks": 1, "scale": 2, "input_range": 1.0}
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run as far as its settings go; layers are timed a few times only."""
     monkeypatch.setattr(cpu_layers, "_SECONDS", 0.0)
+    return _run(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def timed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Such a run, and the table of its layers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu_layers, "_SECONDS", 0.0)
+        folder = _run(tmp_path_factory.mktemp("timed"))
+        bench_layers(folder, "onnxruntime", None, None, None, json=True)
+    return folder
+
+
+@pytest.fixture
+def timed(timed_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it that may be changed; nothing is timed any more."""
+    monkeypatch.setattr(cpu_layers.CpuLayers, "time", None)
+    return shutil.copytree(timed_once, tmp_path / "runs" / "timed")
+
+
+def _run(folder: Path) -> Path:
     torch.manual_seed(0)
     model = build_model(Description("edsr", OPTIONS, 2, 1.0))
     config = Config(
-        model=ModelConfig(weights=save_weights(tmp_path / "small.safetensors", model)),
-        data=DataConfig(photos=tmp_path),
+        model=ModelConfig(weights=save_weights(folder / "small.safetensors", model)),
+        data=DataConfig(photos=folder),
         build=BuildConfig(opt_shape=(1, 3, 16, 24)),
     )
-    folder = tmp_path / "runs" / "small"
-    folder.mkdir(parents=True)
-    (folder / CONFIG).write_text(to_toml(config))
-    return folder
+    run = folder / "runs" / "small"
+    run.mkdir(parents=True)
+    (run / CONFIG).write_text(to_toml(config))
+    return run
 
 
 def table_of(run: Path) -> Path:
@@ -63,56 +85,55 @@ def test_every_layer_stands_in_the_table_and_on_the_screen(
     assert "layer times" in printed.err
 
 
-def test_the_same_command_takes_the_table_that_stands(
-    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_the_same_command_takes_the_table_that_stands(timed: Path) -> None:
+    before = table_of(timed).read_bytes()
+    bench_layers(timed, "onnxruntime", None, None, None, json=False)
+    assert table_of(timed).read_bytes() == before
+
+
+def test_rows_of_an_interrupted_measurement_are_kept(
+    run: Path, timed_once: Path, tmp_path: Path
 ) -> None:
-    bench_layers(run, "onnxruntime", None, None, None, json=False)
-    before = table_of(run).read_bytes()
-    monkeypatch.setattr(cpu_layers.CpuLayers, "time", None)  # nothing is timed any more
-    bench_layers(run, "onnxruntime", None, None, None, json=False)
-    assert table_of(run).read_bytes() == before
-
-
-def test_rows_of_an_interrupted_measurement_are_kept(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine.json"
-    bench_layers(run, "onnxruntime", "1x3x12x12", "fp32", out, json=True)
-    whole = read_table(out)
-    kept = json.loads(out.read_text())
+    whole = read_table(table_of(timed_once))
+    kept = json.loads(table_of(timed_once).read_text())
     kept.update(rows=kept["rows"][:3], drift=None)
     out.write_text(json.dumps(kept))
-    bench_layers(run, "onnxruntime", "1x3x12x12", "fp32", out, json=True)
+    bench_layers(run, "onnxruntime", "1x3x16x24", "fp32", out, json=True)
     again = read_table(out)
     assert again.rows[:3] == whole.rows[:3]
     assert len(again.rows) == len(whole.rows)
     assert not (run / "latency").exists()
 
 
-def test_json_holds_the_table_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bench_layers(run, "onnxruntime", None, None, None, json=True)
+def test_json_holds_the_table_alone(timed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench_layers(timed, "onnxruntime", None, None, None, json=True)
     printed = capsys.readouterr()
     told = json.loads(printed.out)
-    assert told["path"] == str(table_of(run))
+    assert told["path"] == str(table_of(timed))
     assert len(told["table"]["rows"]) == 8
     assert told["table"]["version"] == 3
     assert not printed.err
 
 
-def test_doubts_are_printed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bench_layers(run, "onnxruntime", None, None, None, json=True)
-    table = json.loads(table_of(run).read_text())
+def test_doubts_are_printed(timed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = json.loads(table_of(timed).read_text())
     table["warnings"] = ["it was hot"]
-    table_of(run).write_text(json.dumps(table))
-    capsys.readouterr()
-    bench_layers(run, "onnxruntime", None, None, None, json=False)
+    table_of(timed).write_text(json.dumps(table))
+    bench_layers(timed, "onnxruntime", None, None, None, json=False)
     assert "warning: it was hot" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(present_device() is not None, reason="there is a GPU here")
-def test_without_a_gpu_auto_is_the_processor_and_tensorrt_is_refused(run: Path) -> None:
-    bench_layers(run, "auto", None, None, None, json=True)
-    assert read_table(table_of(run)).machine.backend == "onnxruntime"
+def test_without_a_gpu_auto_is_the_processor_and_tensorrt_is_refused(
+    timed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench_layers(timed, "auto", None, None, None, json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert told["path"] == str(table_of(timed))
+    assert told["table"]["machine"]["backend"] == "onnxruntime"
     with pytest.raises(SlsError, match=r"--backend: .*there is none here"):
-        bench_layers(run, "tensorrt", None, None, None, json=True)
+        bench_layers(timed, "tensorrt", None, None, None, json=True)
 
 
 @pytest.mark.parametrize(
@@ -135,15 +156,14 @@ def test_flags_that_cannot_be_used_are_refused(
     assert not (run / "latency").exists()
 
 
-def test_a_table_of_another_machine_is_left_alone(run: Path, tmp_path: Path) -> None:
+def test_a_table_of_another_machine_is_left_alone(timed: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine.json"
-    bench_layers(run, "onnxruntime", None, None, out, json=True)
-    table = json.loads(out.read_text())
+    table = json.loads(table_of(timed).read_text())
     table["machine"]["device"] = "NVIDIA A10"
     out.write_text(json.dumps(table))
     other = read_table(out)
     with pytest.raises(SlsError, match="holds times of NVIDIA A10"):
-        bench_layers(run, "onnxruntime", None, None, out, json=True)
+        bench_layers(timed, "onnxruntime", None, None, out, json=True)
     assert read_table(write_table(tmp_path / "copy.json", other)) == read_table(out)
 
 

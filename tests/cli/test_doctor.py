@@ -6,17 +6,22 @@ import json
 import re
 import shlex
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
+from pydantic import TypeAdapter
 
 from sls_deploy.cli.main import app
 from sls_deploy.doctor import examine
 from sls_deploy.doctor.diagnosis import Ability, Diagnosis, Finding
+from sls_deploy.engine.backends import BACKENDS
+from sls_deploy.engine.gpu import gpu_architecture
 
 Program = Callable[..., Any]
+NO_GPU = pytest.mark.skipif(gpu_architecture() is not None, reason="there is a GPU here")
 SOUND = Diagnosis(
     (Finding("Python", "ok", "3.11.7"), Finding("GPU", "absent", "no NVIDIA driver is installed")),
     (
@@ -43,15 +48,72 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Callable[[Diagnosis], None]:
 Says = Callable[[Diagnosis], None]
 
 
-def test_a_real_visit_in_json(program: Program, tmp_path: Path) -> None:
-    outcome = program("doctor", "--json", cwd=tmp_path)
+@pytest.fixture(scope="module")
+def visited(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the doctor is called."""
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def outcome(program: Program, visited: Path) -> Any:
+    """How a real visit ends."""
+    return program("doctor", "--json", cwd=visited)
+
+
+@pytest.fixture(scope="module")
+def diagnosis(outcome: Any) -> Diagnosis:
+    """What a real visit found."""
+    found = json.loads(outcome.out)
+    del found["works"]  # follows from the rest
+    return TypeAdapter(Diagnosis).validate_python(found)
+
+
+def test_a_real_visit_in_json(outcome: Any, visited: Path) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     found = json.loads(outcome.out)
     assert found["works"] is True
-    assert str(tmp_path) in next(
+    assert str(visited) in next(
         item["says"] for item in found["findings"] if item["name"] == "working folder"
     )
-    assert list(tmp_path.iterdir()) == []
+    assert list(visited.iterdir()) == []
+
+
+def named(items: tuple[Finding, ...]) -> dict[str, Finding]:
+    return {item.name: item for item in items}
+
+
+def test_finds_what_is_installed_here(diagnosis: Diagnosis) -> None:
+    found = named(diagnosis.findings)
+    assert found["PyTorch"].says.startswith(metadata.version("torch"))
+    assert metadata.version("onnx") in found["ONNX"].says
+    assert metadata.version("onnxruntime") in found["ONNX Runtime"].says
+    assert found["tensorrt_rtx"].says == BACKENDS["tensorrt_rtx"].version
+    assert all(found[name].state == "ok" for name in ("Python", "PyTorch", "ONNX", "ONNX Runtime"))
+
+
+def test_builds_a_real_engine(diagnosis: Diagnosis) -> None:
+    build = named(diagnosis.findings)["tensorrt_rtx: build"]
+    assert build.state == "ok"
+    assert "sm80, sm86" in build.says
+
+
+def test_this_machine_does_the_whole_flow(diagnosis: Diagnosis) -> None:
+    assert diagnosis.works
+    works = {item.name: item.works for item in diagnosis.abilities}
+    assert all(works[name] for name in ("search", "export", "build", "validate"))
+
+
+@NO_GPU
+def test_without_a_gpu_engines_do_not_run_and_that_is_no_failure(diagnosis: Diagnosis) -> None:
+    run = diagnosis.abilities[-1]
+    assert (run.works, run.essential) == (False, False)
+    assert "L1" in run.says
+    assert "pip install 'sls-deploy[gpu]'" in run.fix
+
+
+def test_every_trouble_names_a_way_out(diagnosis: Diagnosis) -> None:
+    assert [item.name for item in diagnosis.findings if item.state == "broken"] == []
+    assert [item.name for item in diagnosis.abilities if not item.works and not item.fix] == []
 
 
 def test_what_is_missing_but_not_needed_is_no_failure(

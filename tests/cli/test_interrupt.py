@@ -38,7 +38,7 @@ main.main()
 def test_interrupted_search_says_so_and_goes_on(
     program: Program, dense: Path, photos: Path, tmp_path: Path
 ) -> None:
-    flags = ["--steps", "100", "--batch", "1", "--patch", "8"]
+    flags = ["--steps", "100", "--batch", "1", "--patch", "8", "--crops", "8"]
     arguments = ["search", "--weights", str(dense), "--data", str(photos), *flags]
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *arguments],

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sls_deploy.run import Run
+from tests.conftest import few_passes
 
 Program = Callable[..., Any]
 
@@ -98,7 +99,9 @@ def project(tmp_path_factory: pytest.TempPathFactory, photos: Path, pictures: Pa
 @pytest.fixture(scope="module")
 def told(program: Program, project: Path) -> Any:
     """What the whole run says."""
-    outcome = program("run", "--out", "runs/own", cwd=project)
+    with pytest.MonkeyPatch.context() as patch:
+        few_passes(patch)
+        outcome = program("run", "--out", "runs/own", cwd=project)
     assert outcome.code == 0, outcome.err
     return outcome
 

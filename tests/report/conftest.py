@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,20 @@ import pytest
 from sls_deploy.report.gather import gather_report
 from sls_deploy.report.schema import RunReport
 from sls_deploy.run import Run
+from tests.conftest import few_passes
 from tests.report.runs import make_runs
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(made_once: Callable[..., Path]) -> Path:
     """Folder with runs/small, filled and learnt and what they were made from; not to be changed."""
-    return make_runs(tmp_path_factory.mktemp("report"))
+
+    def fill(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            few_passes(patch)
+            make_runs(folder)
+
+    return made_once("report", fill)
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a run with everything that a run can have."""
-    shown = sample_report((0.5, 0.125), layers=24)
+    shown = sample_report((0.5, 0.125), layers=12)
     file = tmp_path_factory.mktemp("page") / "report.html"
     file.write_text(render_report(shown, sample_images(shown)), "utf-8")
     return file
@@ -50,7 +50,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page that compares two runs."""
-    a, b = sample_report((0.5,), layers=24), sample_report((0.5, 0.25), layers=24)
+    a, b = sample_report((0.5,), layers=12), sample_report((0.5, 0.25), layers=12)
     file = tmp_path_factory.mktemp("page") / "comparison.html"
     other = replace(b, run="runs/other", config='[search]\nmethod = "sls"\n')
     file.write_text(render_comparison(compare_reports(a, other)), "utf-8")

@@ -14,6 +14,7 @@ from sls_deploy.export.stage import export_onnx
 from sls_deploy.files import hash_file, write_json, write_text
 from sls_deploy.report.gather import gather_report
 from sls_deploy.report.schema import RunReport
+from sls_deploy.report.verdict import verdict, with_interval
 from sls_deploy.run import Run
 
 PLAN = "engines/b0.50/sm86-fp16"
@@ -34,6 +35,17 @@ def test_report_holds_every_stage_of_every_budget(small: RunReport) -> None:
     assert (len(whole.engines), len(half.engines)) == (0, 1)
     assert (len(whole.benches), len(half.benches)) == (0, 1)
     assert [done.key for done in small.done][:2] == ["search/b0.75", "search/b0.50"]
+
+
+def test_verdict_tells_what_each_budget_keeps_and_loses(small: RunReport) -> None:
+    told = verdict(small.budgets, [])
+    number = sum(len(one.validations[0].gates) for one in small.budgets)
+    assert told.startswith(f"All {number} gates passed: at budget 0.75 the network keeps ")
+    for budget in small.budgets:
+        worst = max(budget.validations[0].totals, key=lambda loss: loss.mean_db)
+        amount = with_interval(worst.mean_db, worst.low_db, worst.high_db)
+        assert f"{amount} on pictures as {worst.stage}" in told
+    assert told.endswith("; evidence: no engine at 0.75, L1 at 0.5.")
 
 
 def test_network_is_that_of_the_checkpoint(small: RunReport, made: Path) -> None:
@@ -123,7 +135,7 @@ def test_changed_weights_of_the_search_are_refused(run: Run) -> None:
 
 def test_another_export_leaves_out_what_was_made_from_the_old_one(run: Run) -> None:
     timing = only(run, "bench/b0.50/*.json").stem
-    export_onnx(run, 0.5, ExportConfig(precisions=("fp32",)))
+    export_onnx(run, 0.5, ExportConfig(precisions=("fp32",), calibration_crops=2))
     report = gather_report(run)
     half = report.budgets[1]
     assert (half.engines, half.validations, half.level) == ((), (), "none")

@@ -7,8 +7,20 @@ import pytest
 from sls_deploy.report.schema import BudgetReport, RunReport
 from sls_deploy.report.verdict import decibels, folder_name, listed, verdict, with_interval
 from sls_deploy.validate.figures import Culprit, Gate, Rule
+from tests.report.sample import sample_report
 
 CULPRIT = Culprit("eye.png", "pruning", "body.1.body.0", "measured alone in the search")
+
+
+@pytest.fixture(scope="module")
+def small() -> RunReport:
+    """Budgets 0.75 and 0.5 on one folder, all gates passed; there is no engine of the first."""
+    report = sample_report((0.5, 0.25), layers=24)
+    whole, half = (
+        replace(one, budget=budget, validations=(replace(one.validations[0], folder="pictures"),))
+        for one, budget in zip(report.budgets, (0.75, 0.5), strict=True)
+    )
+    return replace(report, budgets=(replace(whole, engines=(), level="none"), half))
 
 
 def with_gate(
@@ -19,17 +31,6 @@ def with_gate(
     (validation,) = budget.validations
     gates = (gate, *validation.gates[1:])
     return replace(budget, validations=(replace(validation, gates=gates, passed=False),))
-
-
-def test_passed_run_tells_what_each_budget_keeps_and_loses(small: RunReport) -> None:
-    told = verdict(small.budgets, [])
-    number = sum(len(one.validations[0].gates) for one in small.budgets)
-    assert told.startswith(f"All {number} gates passed: at budget 0.75 the network keeps ")
-    for budget in small.budgets:
-        worst = max(budget.validations[0].totals, key=lambda loss: loss.mean_db)
-        amount = with_interval(worst.mean_db, worst.low_db, worst.high_db)
-        assert f"{amount} on pictures as {worst.stage}" in told
-    assert told.endswith("; evidence: no engine at 0.75, L1 at 0.5.")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_levels_are_told_once_if_they_are_equal(small: RunReport) -> None:
 
 def test_budget_that_was_not_validated_says_so(small: RunReport) -> None:
     whole, half = small.budgets
-    assert "it keeps 51.8 % and was not validated;" in verdict(
+    assert "it keeps 22.0 % and was not validated;" in verdict(
         [whole, replace(half, validations=())], []
     )
 

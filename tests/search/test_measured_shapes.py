@@ -63,6 +63,8 @@ NETWORKS = {
         "unet", {"features": 8, "halvings": 2, "middle": 1}, 1, 1.0, least_side=4, multiple=4
     ),
 }
+LONG = ("carn", "srn")
+"""Networks that take long, whose kinds of layers others have as well."""
 PICTURE = (50, 84)
 MACHINE = Machine("a made-up one", "", "onnxruntime", "1.0", 1, "fp32")
 
@@ -91,6 +93,7 @@ def start(name: str) -> Prepared:
     return prepare(build_model(NETWORKS[name]).eval(), Config())
 
 
+@cache
 def interiors_of(name: str, step: int = 16) -> list[Interior]:
     graph = start(name).graph
     assert graph is not None
@@ -103,6 +106,7 @@ def picture_of(name: str) -> tuple[int, int]:
     return padded_picture(start(name).model, PICTURE)
 
 
+@cache
 def sizes_of(name: str) -> Sizes:
     return sizes_of_uses(start(name).model, picture_of(name))
 
@@ -117,8 +121,14 @@ def priced(name: str, folder: Path, step: int = 16) -> CostModel:
     return cost_model(settings, picture, start(name).model)
 
 
-@pytest.mark.parametrize("step", [8, 16])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        *(pytest.param(name, 8, marks=pytest.mark.slow) for name in LONG),
+        *((name, 8) for name in NETWORKS if name not in LONG),
+        ("edsr", 16),
+    ],
+)
 def test_a_table_of_a_network_prices_all_that_a_search_may_choose(
     name: str, step: int, tmp_path: Path
 ) -> None:
@@ -143,7 +153,9 @@ def test_a_table_of_a_network_prices_all_that_a_search_may_choose(
         ("edsr", {"Conv2d"}, {(1, 1)}),
         ("rfdn", {"Conv2d"}, {(1, 1), (2, 2)}),
         ("dmphn", {"Conv2d", "ConvTranspose2d"}, {(1, 1), (2, 2)}),
-        ("srn", {"Conv2d", "ConvTranspose2d"}, {(1, 1), (2, 2)}),
+        pytest.param(
+            "srn", {"Conv2d", "ConvTranspose2d"}, {(1, 1), (2, 2)}, marks=pytest.mark.slow
+        ),
         ("unet", {"Conv2d", "ConvTranspose2d"}, {(1, 1), (2, 2)}),
     ],
 )

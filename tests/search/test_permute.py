@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from sls_deploy.files import hash_file
 from sls_deploy.models.architecture import Description
 from sls_deploy.models.model import RestorationModel, build_model
 from sls_deploy.progress import Progress
+from sls_deploy.search import reconstruction
 from sls_deploy.search.layers import find_layers
 from sls_deploy.search.permute import Permutation, measure_importance, permute
 from sls_deploy.search.reorder import computes_the_same
@@ -27,6 +29,14 @@ from sls_deploy.sparsity.pattern import Pattern
 EDSR = Description("edsr", {"features": 16, "blocks": 2, "scale": 2}, 2, 1.0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_passes() -> Iterator[None]:
+    """Rough estimates are enough to choose by."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reconstruction, "_PASSES", 8)
+        yield
+
+
 @pytest.fixture(scope="module")
 def edsr() -> RestorationModel:
     torch.manual_seed(0)
@@ -37,11 +47,6 @@ def edsr() -> RestorationModel:
 def calibration() -> Calibration:
     generator = torch.Generator().manual_seed(0)
     return Calibration(torch.rand(8, 3, 16, 16, generator=generator), 2**28)
-
-
-def prunable(model: RestorationModel) -> list[str]:
-    layers = find_layers(model, Pattern.parse("2:4"), trace(model, 16))
-    return [layer.name for layer in layers if layer.prunable]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from sls_deploy.models.narrow import select
 from sls_deploy.search.interiors import find_interiors, kept_channels
 from sls_deploy.search.layers import find_layers
 from sls_deploy.search.reconstruct import Choice, reconstruct, refit
-from sls_deploy.search.sensitivity import measure_sensitivity
+from sls_deploy.search.sensitivity import output_metric
 from sls_deploy.search.sums import Calibration
 from sls_deploy.search.trace import Trace, trace
 from sls_deploy.sparsity.legality import is_2_4
@@ -38,6 +38,8 @@ class Dense:
         self.crops, self.unseen = crops[::2], crops[1::2]
         layers = find_layers(model, N16, (32, 32))
         self.names = [layer.name for layer in layers if layer.prunable]
+        self.blocks, self.body = self.names[:6], self.names[:-1]
+        """Those of three blocks, and all but the wide one in front of the pixel shuffle."""
 
     def pruned(
         self, pattern: Pattern, choice: Choice, metric: Mapping[str, Tensor] | None = None
@@ -93,6 +95,12 @@ def demo(crops: Tensor) -> Dense:
 
 
 @pytest.fixture(scope="module")
+def metric(demo: Dense) -> dict[str, Tensor]:
+    """What the output feels of the errors of each layer."""
+    return output_metric(demo.graph, demo.model, demo.body, Calibration(demo.crops, 2**28), 32)
+
+
+@pytest.fixture(scope="module")
 def carn_m(crops: Tensor) -> Dense:
     """Shared and grouped layers, with fresh weights."""
     torch.manual_seed(0)
@@ -113,22 +121,21 @@ def test_with_nothing_pruned_the_output_stays(network: str, request: pytest.Fixt
 def test_correction_beats_magnitude_at_the_same_counts(
     demo: Dense, pattern: Pattern, units: int
 ) -> None:
-    counts = dict.fromkeys(demo.names[:6], units)
+    counts = dict.fromkeys(demo.blocks, units)
     corrected = demo.error(demo.pruned(pattern, Choice(counts)))
     assert corrected < 0.2 * demo.error(demo.by_magnitude(pattern, counts))
 
 
-def test_filters_corrected_together_lose_less_on_unseen_crops(demo: Dense) -> None:
-    calibration = Calibration(demo.crops, 2**28)
-    parts = (demo.graph, demo.model, demo.names, PAIRS, [], 1, calibration)
-    metric = measure_sensitivity(*parts, passes=32).metric
-    choice = Choice(dict.fromkeys(demo.names, 1))
+def test_filters_corrected_together_lose_less_on_unseen_crops(
+    demo: Dense, metric: dict[str, Tensor]
+) -> None:
+    choice = Choice(dict.fromkeys(demo.blocks, 1))
     together = demo.error(demo.pruned(PAIRS, choice, metric))
     assert together < 0.97 * demo.error(demo.pruned(PAIRS, choice))
 
 
 def test_layers_keep_as_many_weights_as_chosen(demo: Dense) -> None:
-    counts = {name: 3 + 2 * place for place, name in enumerate(demo.names[:6])}
+    counts = {name: 3 + 2 * place for place, name in enumerate(demo.blocks)}
     pruned = demo.pruned(N16, Choice(counts))
     for name, units in counts.items():
         weight = weight_of(pruned, name)
@@ -176,10 +183,10 @@ def test_shared_and_grouped_layers_are_pruned_in_every_group(carn_m: Dense) -> N
 
 @pytest.fixture(scope="module")
 def narrowed(demo: Dense) -> tuple[Choice, RestorationModel]:
-    """Two interiors with some of their channels, and all layers 2:4."""
+    """Two interiors with some of their channels, and layers that are 2:4."""
     interiors = find_interiors(demo.graph, demo.names)
     kept = (torch.arange(0, 32, 2), torch.tensor([1, 2, 3, 5, 8, 13, 21, 30]))
-    choice = Choice(dict.fromkeys(demo.names, 1), tuple(zip(interiors[:2], kept, strict=True)))
+    choice = Choice(dict.fromkeys(demo.blocks, 1), tuple(zip(interiors[:2], kept, strict=True)))
     return choice, demo.pruned(PAIRS, choice)
 
 
@@ -251,23 +258,23 @@ def test_graph_serves_networks_with_other_weights(demo: Dense, crops: Tensor) ->
 
 
 @pytest.mark.parametrize("narrowed", [False, True])
-def test_refit_keeps_masks_and_repairs_what_was_disturbed(demo: Dense, narrowed: bool) -> None:
+def test_refit_keeps_masks_and_repairs_what_was_disturbed(
+    demo: Dense, metric: dict[str, Tensor], narrowed: bool
+) -> None:
     interiors = find_interiors(demo.graph, demo.names)[:1] if narrowed else []
     kept = [(item, torch.arange(0, item.channels, 2)) for item in interiors]
-    choice = Choice(dict.fromkeys(demo.names, 1), tuple(kept))
+    choice = Choice(dict.fromkeys(demo.body, 1), tuple(kept))
     student = select(demo.pruned(PAIRS, choice), kept_channels(kept))
-    masks = {f"{name}.weight": (weight_of(student, name) != 0).float() for name in demo.names}
+    masks = {f"{name}.weight": (weight_of(student, name) != 0).float() for name in demo.body}
     with torch.no_grad():
         for name, mask in masks.items():
             weight = student.network.get_parameter(name)
             noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
             weight += noise * mask * weight.std()
     calibration = Calibration(demo.crops, 2**28)
-    parts = (demo.graph, demo.model, demo.names, PAIRS, [], 1, calibration)
-    metric = measure_sensitivity(*parts, passes=16).metric
     weights = refit(demo.graph, demo.model, student, masks, calibration, metric)
     narrow = {name for item in interiors for name in (*item.producers, *item.consumers)}
-    assert weights.keys() == {f"{name}.weight" for name in demo.names if name not in narrow}
+    assert weights.keys() == {f"{name}.weight" for name in demo.body if name not in narrow}
     repaired = copy.deepcopy(student)
     with torch.no_grad():
         for name, weight in weights.items():

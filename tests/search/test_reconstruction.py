@@ -30,11 +30,13 @@ from sls_deploy.sparsity.pattern import Pattern
 MACS = MacsCost()
 
 
-def work_on(photos: Path, cost: CostModel = MACS, **search: Any) -> Reconstruction:
-    """The bundled network and 12 crops of 16 pixels."""
+def work_on(
+    photos: Path, cost: CostModel = MACS, weights: Path = DEMO_WEIGHTS, **search: Any
+) -> Reconstruction:
+    """The bundled network, if no other is named, and 12 crops of 16 pixels."""
     settings = {"pattern": "2:4", "patch": 16, "batch": 2, "crops": 12, "narrow": 8}
     config = SearchConfig(**{**settings, **search})
-    pattern, model = Pattern.parse(config.pattern), load_model(DEMO_WEIGHTS)
+    pattern, model = Pattern.parse(config.pattern), load_model(weights)
     layers = find_layers(model, pattern, (config.patch, config.patch))
     pictures = Photos.from_folder(photos, Bicubic(2), 64, min_side=2 * config.patch)
     return Reconstruction(
@@ -147,8 +149,8 @@ def test_budget_below_the_least_is_refused_with_what_can_be_reached(work: Recons
         work.allocated(0.01, silent)
 
 
-def test_without_narrowing_a_half_is_the_least_and_is_met(photos: Path) -> None:
-    work = work_on(photos, narrow=0)
+def test_without_narrowing_a_half_is_the_least_and_is_met(photos: Path, dense: Path) -> None:
+    work = work_on(photos, weights=dense, narrow=0)
     work.check_reachable(0.5)
     found = work.allocated(0.5, silent)
     assert set(found.units.values()) == {1}
@@ -170,8 +172,8 @@ def test_a_larger_group_is_not_advised_where_it_gains_nothing(
         work.check_reachable(0.3)
 
 
-def test_learnt_ratios_are_reconstructed_under_the_budget(photos: Path) -> None:
-    work = work_on(photos, pattern="n:4", crops=4)
+def test_learnt_ratios_are_reconstructed_under_the_budget(photos: Path, dense: Path) -> None:
+    work = work_on(photos, weights=dense, pattern="n:4", crops=4)
     assert work.least_learnt == pytest.approx(0.25)
     found = work.learnt(0.5, 4, silent)
     assert found.source == "learnt"
@@ -193,9 +195,11 @@ def test_memory_that_holds_fewer_crops_is_noted(photos: Path) -> None:
     assert work.notes == [f"--memory 64 holds {taken} of 200 crops"]
 
 
-def test_photographs_of_one_colour_are_noted_and_give_finite_weights(tmp_path: Path) -> None:
+def test_photographs_of_one_colour_are_noted_and_give_finite_weights(
+    tmp_path: Path, dense: Path
+) -> None:
     write_image(tmp_path / "grey.png", np.full((64, 64, 3), 128, np.uint8))
-    work = work_on(tmp_path, crops=4)
+    work = work_on(tmp_path, weights=dense, crops=4)
     choice = Choice({layer.name: 1 for layer in work.layers[:2]})
     found = work.reconstructed("allocated", choice, silent)
     assert ["one colour" in note for note in work.notes] == [True]

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,10 +18,26 @@ from sls_deploy.files import hash_file
 from sls_deploy.models.model import load_model, save_weights
 from sls_deploy.progress import Progress
 from sls_deploy.run import Run
-from sls_deploy.search import stage
+from sls_deploy.search import reconstruction, stage
 from sls_deploy.search.stage import search_budgets
 
 WEIGHTS = "weights.safetensors"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_passes() -> Iterator[None]:
+    """Rough estimates are enough to choose by."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reconstruction, "_PASSES", 8)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folder of a search that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    search_budgets(config, folder)
+    return folder
 
 
 def changed(config: Config, **search: object) -> Config:
@@ -60,9 +76,9 @@ def test_another_picture_size_of_the_estimate_is_another_search(
 
 
 def test_unchanged_search_is_skipped_and_a_lower_budget_added(
-    config: Config, tmp_path: Path
+    config: Config, whole: Path, tmp_path: Path
 ) -> None:
-    search_budgets(config, tmp_path / "run")
+    shutil.copytree(whole, tmp_path / "run")
     before = hash_file(tmp_path / "run/search/b0.40" / WEIGHTS)
     again = search_budgets(config, tmp_path / "run")
     assert [row.skipped for row in again.budgets] == [True]
@@ -77,10 +93,8 @@ def test_unchanged_search_is_skipped_and_a_lower_budget_added(
 
 @pytest.mark.parametrize("stop", [1, 7, 12])
 def test_interrupted_search_goes_on_to_the_same_bits(
-    config: Config, tmp_path: Path, stop: int
+    config: Config, whole: Path, tmp_path: Path, stop: int
 ) -> None:
-    search_budgets(config, tmp_path / "whole")
-
     def interrupt(progress: Progress) -> None:
         if progress.done == stop:
             raise KeyboardInterrupt
@@ -89,8 +103,8 @@ def test_interrupted_search_goes_on_to_the_same_bits(
         search_budgets(config, tmp_path / "cut", interrupt)
     search_budgets(config, tmp_path / "cut")
     for name in (WEIGHTS, "history.json", "ratios.json"):
-        whole, cut = (tmp_path / run / "search/b0.40" / name for run in ("whole", "cut"))
-        assert hash_file(whole) == hash_file(cut)
+        files = [run / "search/b0.40" / name for run in (whole, tmp_path / "cut")]
+        assert hash_file(files[0]) == hash_file(files[1])
 
 
 KILLED = """
@@ -111,7 +125,9 @@ search_budgets(Config.model_validate_json(sys.argv[1]), folder / "cut", stop)
 """
 
 
-def test_killed_search_goes_on_to_the_same_bits(config: Config, tmp_path: Path) -> None:
+def test_killed_search_goes_on_to_the_same_bits(
+    config: Config, whole: Path, tmp_path: Path
+) -> None:
     settings = config.model_dump_json(by_alias=True)
     process = subprocess.Popen([sys.executable, "-c", KILLED, settings, str(tmp_path)])
     while not (tmp_path / "reached").exists():
@@ -119,9 +135,8 @@ def test_killed_search_goes_on_to_the_same_bits(config: Config, tmp_path: Path) 
         time.sleep(0.02)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    for run in ("cut", "whole"):
-        search_budgets(config, tmp_path / run)
-    weights = [tmp_path / run / "search/b0.40" / WEIGHTS for run in ("cut", "whole")]
+    search_budgets(config, tmp_path / "cut")
+    weights = [run / "search/b0.40" / WEIGHTS for run in (tmp_path / "cut", whole)]
     assert hash_file(weights[0]) == hash_file(weights[1])
 
 
@@ -145,12 +160,11 @@ def test_minutes_set_the_number_of_steps(
     assert hash_file(weights[0]) == hash_file(weights[1])
 
 
-def test_folder_of_another_search_is_refused(config: Config, tmp_path: Path) -> None:
-    search_budgets(config, tmp_path / "run")
+def test_folder_of_another_search_is_refused(config: Config, whole: Path) -> None:
     with pytest.raises(SlsError, match=r"search.steps = 12, not 13"):
-        search_budgets(changed(config, steps=13), tmp_path / "run")
+        search_budgets(changed(config, steps=13), whole)
     with pytest.raises(SlsError, match="only lower ones can be added"):
-        search_budgets(changed(config, budgets=(0.6,)), tmp_path / "run")
+        search_budgets(changed(config, budgets=(0.6,)), whole)
 
 
 def test_budget_below_what_can_be_reached_says_what_can(config: Config, tmp_path: Path) -> None:
@@ -159,10 +173,9 @@ def test_budget_below_what_can_be_reached_says_what_can(config: Config, tmp_path
     assert not (tmp_path / "run").exists()
 
 
-def test_pruned_weights_return_only_by_reranking(config: Config, tmp_path: Path) -> None:
+def test_pruned_weights_return_only_by_reranking(whole: Path) -> None:
     """After the freeze every layer keeps its number of units to the end."""
-    search_budgets(config, tmp_path / "run")
-    history = json.loads((tmp_path / "run/search/b0.40/history.json").read_text())["epochs"]
+    history = json.loads((whole / "search/b0.40/history.json").read_text())["epochs"]
     frozen = [epoch["kept"] for epoch in history if epoch["frozen"]]
     assert len(frozen) > 2
     assert all(kept == frozen[0] for kept in frozen)
@@ -223,7 +236,7 @@ def test_photographs_of_one_name_in_two_folders_both_count(
         (tmp_path / "photos" / folder).mkdir(parents=True)
         shutil.copy(photos / f"{source}.png", tmp_path / "photos" / folder / "1.png")
     data = config.data.model_copy(update={"photos": tmp_path / "photos"})
-    own = config.model_copy(update={"data": data})
+    own = changed(config, steps=2).model_copy(update={"data": data})
     search_budgets(own, tmp_path / "run")
     for folder in ("day", "night"):
         shutil.copy(photos / "chelsea.png", tmp_path / "photos" / folder / "1.png")

@@ -38,8 +38,27 @@ KINDS = {
     "u_shape": "ConvTranspose2d",
 }
 """Networks whose point is another kind of layer than a plain convolution."""
+ALIKE = {
+    "upsample_bilinear",  # as upsample_nearest: a resize between the same layers
+    "upsample_bicubic",
+    "activations",  # as prelu: what lies between the layers
+    "instance_norm",  # as group_norm
+    "weight_norm_hooks",  # folded as weight_norm is
+    "named_outputs",  # as scales: one output of several
+    "frames_separate",  # as frames_stacked: the same crops
+}
+"""Networks that a search sees as it sees others."""
+NETWORKS = [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in ZOO]
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`:FutureWarning")
+
+
+@cache
+def pictures_of(scale: int, frames: int, photos: Path) -> tuple[Photos, tuple[Tensor, Tensor]]:
+    """The photographs for networks of one kind, and held-out crops of them; degraded once."""
+    degradation, paths = choose_degradation(DataConfig(), photos, scale, frames)
+    pictures = Photos(paths, degradation, 64, PATCH * scale)
+    return pictures, held_out(pictures, 2, PATCH)
 
 
 @cache
@@ -47,8 +66,7 @@ def searched(name: str, photos: Path) -> tuple[Reconstruction, Candidate]:
     """A network of the zoo with all that its search needs, and what reconstruction gives."""
     model = zoo_model(name)
     about = model.description
-    degradation, paths = choose_degradation(DataConfig(), photos, about.scale, about.frames)
-    pictures = Photos(paths, degradation, 64, PATCH * about.scale)
+    pictures, crops = pictures_of(about.scale, about.frames, photos)
     graph = trace(model, PATCH)
     layers = find_layers(model, N4, graph, Choice(prune=("*",)))
     work = Reconstruction(
@@ -57,7 +75,7 @@ def searched(name: str, photos: Path) -> tuple[Reconstruction, Candidate]:
         N4,
         MacsCost(),
         CropSampler(pictures, PATCH, 2, 0),
-        held_out(pictures, 2, PATCH),
+        crops,
         CONFIG,
         graph=graph,
     )
@@ -72,7 +90,7 @@ def restored(model: RestorationModel, work: Reconstruction) -> Tensor:
     return result
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_pruned_layers_keep_n_of_every_four_inputs(name: str, photos: Path) -> None:
     work, found = searched(name, photos)
     counts = torch.tensor([found.units[layer.name] for layer in work.layers])
@@ -87,7 +105,7 @@ def test_pruned_layers_keep_n_of_every_four_inputs(name: str, photos: Path) -> N
         assert int(groups.max()) <= found.units[layer.name]
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_correction_stays_nearer_to_the_dense_network_than_magnitude(
     name: str, photos: Path
 ) -> None:
@@ -102,7 +120,7 @@ def test_correction_stays_nearer_to_the_dense_network_than_magnitude(
     assert errors[0] < errors[1]
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_layer_learns_its_ratio_and_recovers(name: str, photos: Path) -> None:
     work, found = searched(name, photos)
     network = work.network()
@@ -116,7 +134,7 @@ def test_every_layer_learns_its_ratio_and_recovers(name: str, photos: Path) -> N
         assert not bool(recovery.parameters[name_].detach()[mask == 0].any())
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_what_is_kept_is_what_is_loaded(name: str, photos: Path, tmp_path: Path) -> None:
     work, found = searched(name, photos)
     path = save_weights(tmp_path / "weights.safetensors", found.model)
