@@ -9,10 +9,9 @@ from pathlib import Path
 from sls_deploy.adapt.adaptation import SKIP, Candidate
 from sls_deploy.adapt.skip import Skip
 from sls_deploy.config import Precision
-from sls_deploy.engine.stage import graph_file
 from sls_deploy.errors import SlsError
 from sls_deploy.run import Run, budget_name
-from sls_deploy.runtime.exported import ExportedGraph, read_exported
+from sls_deploy.runtime.exported import ExportedGraph, graph_file, read_exported
 from sls_deploy.runtime.onnxruntime import OnnxRunner
 from sls_deploy.runtime.padding import Padded
 from sls_deploy.runtime.runner import Runner

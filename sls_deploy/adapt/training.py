@@ -110,7 +110,7 @@ def train_estimator(
         estimated = estimator(tiles)[:, :, 0, 0]
         loss = estimation_loss(estimated, errors)
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(estimator.parameters(), 1.0)
         optimiser.step()
         schedule.step()

@@ -17,6 +17,7 @@ from sls_deploy.engine.pool import work_through
 from sls_deploy.errors import SlsError
 from sls_deploy.progress import Progress, Report, silent
 from sls_deploy.run import Run, budget_name
+from sls_deploy.runtime.exported import graph_file
 
 _IN_BYTES = "-uint8"
 """What stems of engines from bytes to bytes end with."""
@@ -94,11 +95,6 @@ def build_engines(
 def engine_key(budget: float, plan: Path) -> str:
     """Name of an engine in the run's manifest, such as 'engines/b0.50/sm86-fp16'."""
     return f"engines/{budget_name(budget)}/{plan.stem}"
-
-
-def graph_file(exported: Path, precision: str, io: str = "float") -> Path:
-    """Where the export of a budget writes a graph: from floats to floats, or 'uint8' for bytes."""
-    return exported / f"model.{precision}{'.uint8' if io == 'uint8' else ''}.onnx"
 
 
 def in_bytes(plan: Path) -> bool:

@@ -25,6 +25,7 @@ from sls_deploy.export.proof import LayerProof, prove
 from sls_deploy.files import atomic, hash_file
 from sls_deploy.models.architecture import Description
 from sls_deploy.models.model import RestorationModel
+from sls_deploy.runtime.exported import graph_file
 from sls_deploy.runtime.onnxruntime import OnnxRunner
 from sls_deploy.runtime.padding import Padded
 from sls_deploy.runtime.runner import Pictures, Runner
@@ -77,11 +78,12 @@ class Files:
         facts = Metadata({**self.facts, "precision": precision})
         passes = (*form.passes, ("metadata", facts))
         made, changes = run_passes(graph.clone(), passes, check if self.paranoid else None)
-        path = held.enter_context(atomic(self.folder / f"model.{precision}.onnx"))
+        final = graph_file(self.folder, precision)
+        path = held.enter_context(atomic(final))
         layers = self._prove(path, made, form)
         content = path.read_bytes()
         entry = {
-            **self._entry(f"model.{precision}.onnx", path),
+            **self._entry(final.name, path),
             "opset": made.opset_imports[""],
             **self._parities(content, precision),
             **form.evidence,
@@ -99,14 +101,14 @@ class Files:
         facts = Metadata({**self.facts, "precision": precision, "io": "uint8"})
         passes = (("uint8", Uint8Pictures()), ("metadata", facts))
         made, _ = run_passes(floats, passes)
-        name = f"model.{precision}.uint8.onnx"
-        path = held.enter_context(atomic(self.folder / name))
+        final = graph_file(self.folder, precision, "uint8")
+        path = held.enter_context(atomic(final))
         self._prove(path, made, form)
         runner = self._runner(content, precision)
         expected = [runner.run(batch.pictures) for batch in self.batches]
         bytes_runner = self._runner(path.read_bytes(), precision)
         levels = compare_bytes(expected, bytes_runner, self.batches, precision)
-        return {**self._entry(name, path), **asdict(levels)}
+        return {**self._entry(final.name, path), **asdict(levels)}
 
     def _prove(self, path: Path, made: ir.Model, form: Form) -> tuple[LayerProof, ...]:
         path.write_bytes(to_bytes(made))

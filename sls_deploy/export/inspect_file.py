@@ -23,6 +23,7 @@ from sls_deploy.models.model import load_model
 from sls_deploy.models.restoration import COLOURS
 from sls_deploy.onnx_file import facts, read_model
 from sls_deploy.run import Run
+from sls_deploy.runtime.exported import graph_file
 from sls_deploy.sparsity.ratios import REFILLED, WEIGHTS
 
 _AGAIN = "`sls-deploy export` writes it again."
@@ -171,7 +172,7 @@ def exported_files(run: Run, budget: float) -> dict[Precision, Path]:
     found: dict[Precision, Path] = {}
     if budget in run.budgets("export") and proof.is_file():
         for precision in get_args(Precision):
-            path = proof.parent / f"model.{precision}.onnx"
+            path = graph_file(proof.parent, precision)
             if path.is_file() and check_proved(path):
                 found[precision] = path
     run.require("export", budget)

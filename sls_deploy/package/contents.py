@@ -9,11 +9,11 @@ from typing import Literal
 
 from sls_deploy.config import Precision
 from sls_deploy.engine.manifest import EngineManifest, verified_manifest
-from sls_deploy.engine.stage import graph_file, in_bytes, precision_of
+from sls_deploy.engine.stage import in_bytes, precision_of
 from sls_deploy.errors import SlsError
 from sls_deploy.files import hash_file
 from sls_deploy.run import Run
-from sls_deploy.runtime.exported import ExportedGraph, read_exported
+from sls_deploy.runtime.exported import ExportedGraph, graph_file, read_exported
 from sls_deploy.validate.engines import why_stale
 
 Io = Literal["float", "uint8"]

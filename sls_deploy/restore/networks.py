@@ -10,12 +10,12 @@ from typing import Literal
 
 from sls_deploy.config import Precision, RestoreConfig
 from sls_deploy.engine.manifest import verified_manifest
-from sls_deploy.engine.stage import graph_file, in_bytes, precision_of
+from sls_deploy.engine.stage import in_bytes, precision_of
 from sls_deploy.errors import SlsError
 from sls_deploy.receptive.field import ReceptiveField, receptive_field
 from sls_deploy.restore.tiles import TileSizes
 from sls_deploy.run import Run
-from sls_deploy.runtime.exported import ExportedGraph, read_exported
+from sls_deploy.runtime.exported import ExportedGraph, graph_file, read_exported
 from sls_deploy.runtime.onnxruntime import OnnxRunner, Provider
 from sls_deploy.runtime.runner import Runner
 from sls_deploy.runtime.tensorrt import EngineRunner

@@ -12,6 +12,11 @@ from sls_deploy.errors import SlsError
 from sls_deploy.onnx_file import facts, read_model
 
 
+def graph_file(exported: Path, precision: str, io: str = "float") -> Path:
+    """Where the export of a budget writes a graph: from floats to floats, or 'uint8' for bytes."""
+    return exported / f"model.{precision}{'.uint8' if io == 'uint8' else ''}.onnx"
+
+
 @dataclass(frozen=True)
 class ExportedGraph:
     """An exported graph, and how it takes pictures."""

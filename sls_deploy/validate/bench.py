@@ -28,6 +28,7 @@ from sls_deploy.progress import Report, silent
 from sls_deploy.run import Run, budget_name
 from sls_deploy.runtime.bench_result import Bench, bench_file_name, write_bench
 from sls_deploy.runtime.contest import Contestant, hold_contest
+from sls_deploy.runtime.exported import graph_file
 from sls_deploy.runtime.onnxruntime import OnnxRunner
 from sls_deploy.runtime.padding import Padded
 from sls_deploy.runtime.pytorch import TorchRunner
@@ -203,8 +204,8 @@ def _networks(weights: Mapping[str, Path], wanted: ModelConfig) -> Iterable[Cont
 
 def _graphs(exported: Path, options: BenchOptions, threads: int) -> Iterable[Contestant]:
     for precision in options.precisions:
-        for form, told in ((".onnx", ""), (".uint8.onnx", " uint8")):
-            path = exported / f"model.{precision}{form}"
+        for io, told in (("float", ""), ("uint8", " uint8")):
+            path = graph_file(exported, precision, io)
             if path.is_file():
                 yield _graph(path, f"ONNX {precision}{told}", threads)
 

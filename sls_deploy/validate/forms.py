@@ -20,6 +20,7 @@ from sls_deploy.files import hash_file
 from sls_deploy.models.architecture import Description
 from sls_deploy.models.model import RestorationModel
 from sls_deploy.onnx_file import read_model
+from sls_deploy.runtime.exported import graph_file
 from sls_deploy.runtime.onnxruntime import OnnxRunner
 from sls_deploy.runtime.padding import Padded
 from sls_deploy.runtime.pytorch import TorchRunner
@@ -161,7 +162,7 @@ def exported_graphs(folder: Path) -> dict[Precision, Path]:
 
     Those from bytes to bytes were compared with these by the export, level by level.
     """
-    named = {precision: folder / f"model.{precision}.onnx" for precision in get_args(Precision)}
+    named = {precision: graph_file(folder, precision) for precision in get_args(Precision)}
     return {precision: path for precision, path in named.items() if path.is_file()}
 
 

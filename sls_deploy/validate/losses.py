@@ -108,12 +108,12 @@ def bootstrap_interval(differences: Sequence[float]) -> tuple[float, float] | No
         The lower and the upper end, always the same for the same differences; None for fewer than
         two, and where one is not finite.
     """
-    from scipy.stats import bootstrap, norm, t
-
     values = np.asarray(differences, np.float64)
     count = len(values)
     if count < 2 or not np.isfinite(values).all():
         return None
+    from scipy.stats import bootstrap, norm, t
+
     outside = (1 - CONFIDENCE) / 2
     expanded = norm.cdf(math.sqrt(count / (count - 1)) * t.ppf(outside, count - 1))
     interval = bootstrap(
