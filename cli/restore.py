@@ -153,8 +153,8 @@ def print_restored(result: RestoreResult) -> None:
     for one in result.restored[:_SHOWN]:
         frames = f", {one.frames} frames" if one.frames > 1 else ""
         size = f"{one.width}x{one.height}{frames}"
-        count = "1 tile" if one.tiles == 1 else f"{one.tiles} tiles"
-        print_line(f"{one.target}: from {size} in {one.seconds:.2f} s, {count}")
+        cut = "1 tile" if one.tiles == 1 else f"{one.tiles} tiles"
+        print_line(f"{one.target}: from {size} in {one.seconds:.2f} s, {cut}")
         for note in one.notes:
             print_line(f"  {note}")
     if len(result.restored) > _SHOWN:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,24 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests neither read nor fill the cache of whoever runs them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLS_DEPLOY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _translations_read_once() -> Iterator[None]:
+    """PyTorch's exporter parses its 500 translations for every network; here once a process.
+
+    It only looks things up in them: the files are equal to the byte.
+    """
+    if "torch" not in sys.modules:  # tests that need none start without it
+        yield
+        return
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib))
+        )
         yield
 
 

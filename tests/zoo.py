@@ -617,7 +617,7 @@ ZOO: dict[str, Entry] = {
     "layer_norm": Entry(lambda: Residual(LayerNormLast())),
     "gates": Entry(lambda: Residual(GateBlock()), ModelConfig(input_range=255)),
     "window_attention": Entry(lambda: Residual(WindowAttention())),
-    "shifted_windows": Entry(lambda: Residual(WindowAttention(), WindowAttention(shifted=True))),
+    "shifted_windows": Entry(lambda: Residual(WindowAttention(shifted=True))),
     "counted_windows": Entry(lambda: Residual(CountedWindows())),
     "two_names": Entry(TwoNames),
     "in_place": Entry(InPlace, ModelConfig(output=0)),

@@ -11,7 +11,7 @@ import numpy as np
 from sls_deploy.config import DataConfig
 from sls_deploy.data.crops import held_out
 from sls_deploy.data.photos import Photos
-from sls_deploy.data.samples import TRAIN, VALIDATION, export_samples
+from sls_deploy.data.samples import copy_samples
 from sls_deploy.models.architecture import Description
 from sls_deploy.runtime.runner import Pictures
 from sls_deploy.search.photos import load_photos
@@ -55,7 +55,7 @@ def calibration_crops(
         found = _load(data, photos, about, side, seen=folder is None)
         return _cut(found, count, side, str(photos))
     with TemporaryDirectory() as samples:
-        export_samples(Path(samples), (*TRAIN, *VALIDATION))
+        copy_samples(Path(samples))
         data = data.model_copy(update={"degradation": "auto"})
         found = _load(data, Path(samples), about, side, seen=False)
         return _cut(found, count, side, "the sample photographs of scikit-image")

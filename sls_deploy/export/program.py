@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 SIZES = {0: "batch", 2: "height", 3: "width"}
 """Axes of the input that stay open."""
 
+_NUMBER_IS_CONSTANT = "Constraints violated (L['x'].size()[0])!"
+"""What PyTorch says where the number of pictures became a constant, and nothing else did."""
+
 _PICTURES = 2
 _SIDE = 64
 _PRIMES = (3, 5, 7, 11, 13, 17, 37, 67, 79, 131, 137, 257, 263, 521, 523)
@@ -48,7 +51,10 @@ def export_program(model: RestorationModel) -> ExportedProgram:
     """
     about = model.description
     first: Exception | None = None
+    alone = False
     for axes, oblivious in _attempts(about):
+        if alone and 0 in axes:
+            continue
         pictures = _PICTURES if 0 in axes else 1
         try:
             # Without this, every reshape of a side that was padded takes seconds to reason about.
@@ -67,6 +73,8 @@ def export_program(model: RestorationModel) -> ExportedProgram:
                 return program
         except Exception as error:  # the tracer raises many kinds
             first = first or error
+            # A number that became constant does so however else sizes are reasoned about.
+            alone = alone or _NUMBER_IS_CONSTANT in str(error)
     reason = str(first).strip().partition("\n")[0]
     if "specialized" in str(first) or "Constraints violated" in str(first):
         raise one_size(about.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -22,9 +23,12 @@ class MeanShift(nn.Conv2d):
 
     def __init__(self, input_range: float, sign: int) -> None:
         super().__init__(3, 3, 1)
-        mean = torch.tensor(DIV2K_MEAN) * (sign * input_range)
-        self.weight = nn.Parameter(torch.eye(3).reshape(3, 3, 1, 1), requires_grad=False)
-        self.bias = nn.Parameter(mean, requires_grad=False)
+        # Computed by NumPy: networks are made without memory before their weights are read, and to
+        # compute there PyTorch loads its compiler, which takes more than a second.
+        mean = np.array(DIV2K_MEAN, np.float32) * np.float32(sign * input_range)
+        weight = torch.tensor(np.eye(3)[..., None, None].tolist())
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(torch.tensor(mean.tolist()), requires_grad=False)
 
 
 def recognised_range(bias: torch.Tensor) -> float:

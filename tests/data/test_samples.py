@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from sls_deploy.data.images import read_image
-from sls_deploy.data.samples import TRAIN, VALIDATION, export_samples, sample_photos
+from sls_deploy.data.samples import (
+    TRAIN,
+    VALIDATION,
+    copy_samples,
+    export_samples,
+    sample_photos,
+)
 from sls_deploy.errors import SlsError
 
 
@@ -29,6 +35,13 @@ def test_an_exported_photograph_is_the_same(tmp_path: Path) -> None:
     paths = export_samples(tmp_path / "new", ["rocket.jpg", "chelsea"])
     assert [path.name for path in paths] == ["rocket.png", "chelsea.png"]
     np.testing.assert_array_equal(read_image(paths[1]), sample_photos()["chelsea"])
+
+
+def test_copies_read_as_the_exported_photographs(tmp_path: Path) -> None:
+    copy_samples(tmp_path)
+    assert {path.stem for path in tmp_path.iterdir()} == sample_photos().keys()
+    for name, photo in sample_photos().items():
+        np.testing.assert_array_equal(read_image(tmp_path / f"{name}.png"), photo)
 
 
 def test_an_unknown_name_writes_nothing(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from torch import nn
 
 from sls_deploy.config import Config, ExportConfig
 from sls_deploy.config_file import to_toml
+from sls_deploy.data.images import write_image
+from sls_deploy.data.samples import sample_photos
 from sls_deploy.export.results import ExportResult
 from sls_deploy.export.stage import export_onnx
 from sls_deploy.files import write_json, write_text
@@ -72,6 +74,15 @@ def write_search(
 
 
 @pytest.fixture(scope="session")
+def few_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Parts of two photographs: whole ones take seconds to blur for networks at x1."""
+    folder = tmp_path_factory.mktemp("photos")
+    for name in ("coffee", "rocket"):
+        write_image(folder / f"{name}.png", sample_photos()[name][100:244, 100:260])
+    return folder
+
+
+@pytest.fixture(scope="session")
 def fresh_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
     """Makes a searched run of a small network; `change` may alter the weights after pruning."""
 
@@ -85,7 +96,11 @@ def fresh_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
     return make
 
 
-@pytest.fixture(scope="session", params=SMALL)
+# RFDN's operators are those of RLFN and EDSR; test_export_stage.py proves it in all precisions.
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(name, marks=pytest.mark.slow if name == "rfdn" else ()) for name in SMALL],
+)
 def exported(request: pytest.FixtureRequest, fresh_run: Callable[..., Run]) -> ExportResult:
-    """Each network of the registry, exported in both precisions."""
+    """Networks of the registry, exported in both precisions."""
     return export_onnx(fresh_run(request.param), 0.5, ExportConfig(calibration_crops=4))

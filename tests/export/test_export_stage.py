@@ -59,6 +59,14 @@ def test_gives_the_same_bytes_again(run: Run) -> None:
     assert [hash_file(item.file) for item in again.precisions.values()] == before
 
 
+def test_other_calibration_pictures_export_again(run: Run, tmp_path: Path) -> None:
+    export_samples(tmp_path, ["coffee", "rocket"])
+    export_onnx(run, 0.5, ALL)
+    again = export_onnx(run, 0.5, ALL.model_copy(update={"calibration": tmp_path}))
+    assert not again.skipped
+    assert json.loads(again.proof.read_text())["files"]["fp16"]["pictures"] == str(tmp_path)
+
+
 def test_writes_only_what_is_asked_for(run: Run) -> None:
     result = export_onnx(run, 0.5, FP32)
     assert left_in(run) == ["model.fp32.onnx", "proof.json"]
@@ -142,7 +150,7 @@ def test_every_precision_is_proved(fresh_run: Callable[..., Run]) -> None:
 
 def test_one_size_is_fixed_throughout(fresh_run: Callable[..., Run]) -> None:
     options = ExportConfig(static_shape=(2, 3, 21, 40), calibration_crops=4)
-    result = export_onnx(fresh_run("rfdn"), 0.5, options)
+    result = export_onnx(fresh_run("rlfn"), 0.5, options)
     model = onnx.load(result.precisions["fp16"].file)
     sizes = [size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim]
     assert sizes == [2, 3, 21, 40]
@@ -152,12 +160,3 @@ def test_one_size_is_fixed_throughout(fresh_run: Callable[..., Run]) -> None:
 def test_masks_of_the_old_order_are_refused_where_the_new_one_is_asked_for(run: Run) -> None:
     with pytest.raises(SlsError, match=r"was searched without reordering.*--permute"):
         export_onnx(run, 0.5, FP32, permuted=True)
-
-
-def test_other_calibration_pictures_export_again(run: Run, tmp_path: Path) -> None:
-    export_samples(tmp_path, ["coffee", "rocket"])
-    options = ExportConfig(precisions=("fp16",), calibration_crops=2)
-    export_onnx(run, 0.5, options)
-    again = export_onnx(run, 0.5, options.model_copy(update={"calibration": tmp_path}))
-    assert not again.skipped
-    assert json.loads(again.proof.read_text())["files"]["fp16"]["pictures"] == str(tmp_path)

@@ -25,7 +25,7 @@ from sls_deploy.run import Run
 @pytest.fixture(scope="module")
 def run(fresh_run: Callable[..., Run]) -> Run:
     made = fresh_run("edsr")
-    export_onnx(made, 0.5, ExportConfig())
+    export_onnx(made, 0.5, ExportConfig(calibration_crops=4))
     return made
 
 

@@ -45,18 +45,23 @@ def choose(graph: ir.Model, truths: list[Pictures], **options: object) -> Int8Ch
     return choose_int8(graph, pictures(), truths, settings)
 
 
+@pytest.fixture(scope="module")
+def chosen(graph: ir.Model, truths: list[Pictures]) -> Int8Choice:
+    """What is chosen where no loss is too much, which several tests look at."""
+    return choose(graph, truths)
+
+
 def quantized(choice: Int8Choice) -> set[str]:
     return {layer.name for layer in choice.layers if layer.quantized}
 
 
-def test_all_but_the_ends_are_quantised(graph: ir.Model, truths: list[Pictures]) -> None:
-    choice = choose(graph, truths)
-    assert {layer.name: layer.reason for layer in choice.layers if layer.reason} == {
+def test_all_but_the_ends_are_quantised(chosen: Int8Choice) -> None:
+    assert {layer.name: layer.reason for layer in chosen.layers if layer.reason} == {
         "entry": "first layer",
         "exit": "last layer",
     }
-    assert len(choice.weights) == len(quantized(choice)) == 4
-    assert choice.loss_db == choice.loss_all_db
+    assert len(chosen.weights) == len(quantized(chosen)) == 4
+    assert chosen.loss_db == chosen.loss_all_db
 
 
 def test_ends_and_names_are_settings(graph: ir.Model, truths: list[Pictures]) -> None:
@@ -77,32 +82,33 @@ def test_the_loss_is_that_of_the_graph(
     assert 0 < choice.loss_db < 3
 
 
-def test_what_fp16_keeps_is_in_the_loss(graph: ir.Model, truths: list[Pictures]) -> None:
+def test_what_fp16_keeps_is_in_the_loss(
+    graph: ir.Model, truths: list[Pictures], chosen: Int8Choice
+) -> None:
     names = [node.name or "" for node in graph.graph if node.op_type == "Conv"]
     settings = ExportConfig(int8_loss_db=100.0)
     choice = choose_int8(graph, pictures(), truths, settings, half_keep=names)
     kept = choice.pass_()(Half("fp16", names)(graph.clone()).model).model
     loss = PsnrLoss(OnnxRunner(to_bytes(graph)), pictures()[1::2], truths[1::2])
     assert loss.measured(OnnxRunner(to_bytes(kept))) == pytest.approx(choice.loss_db, abs=1e-6)
-    assert choice.loss_db != choose(graph, truths).loss_db
+    assert choice.loss_db != chosen.loss_db
 
 
 def test_ranges_and_losses_come_from_different_pictures(
-    graph: ir.Model, truths: list[Pictures]
+    graph: ir.Model, truths: list[Pictures], chosen: Int8Choice
 ) -> None:
-    choice = choose(graph, truths)
     first, second = pictures()
     other = choose_int8(graph, [first, second / 2], truths, ExportConfig(int8_loss_db=100.0))
-    assert other.reads == choice.reads
-    assert other.loss_db != choice.loss_db
+    assert other.reads == chosen.reads
+    assert other.loss_db != chosen.loss_db
     moved = choose_int8(graph, [first / 2, second], truths, ExportConfig(int8_loss_db=100.0))
-    assert moved.reads != choice.reads
+    assert moved.reads != chosen.reads
 
 
 def test_the_last_layer_left_is_measured_as_the_others_are(
-    graph: ir.Model, truths: list[Pictures]
+    graph: ir.Model, truths: list[Pictures], chosen: Int8Choice
 ) -> None:
-    names = sorted(quantized(choose(graph, truths)))
+    names = sorted(quantized(chosen))
     choice = choose(graph, truths, int8_keep=tuple(names[1:]))
     assert quantized(choice) == {names[0]}
     half = Half("fp16")(graph.clone()).model
@@ -126,14 +132,13 @@ def test_refuses_too_few_pictures(graph: ir.Model, truths: list[Pictures]) -> No
 
 
 def test_the_worst_layers_stay_until_the_limit_holds(
-    graph: ir.Model, truths: list[Pictures]
+    graph: ir.Model, truths: list[Pictures], chosen: Int8Choice
 ) -> None:
-    without = choose(graph, truths)
-    limit = without.loss_all_db / 2
+    limit = chosen.loss_all_db / 2
     choice = choose(graph, truths, int8_loss_db=limit)
     alone = {layer.name: layer.loss_db for layer in choice.layers if layer.loss_db is not None}
     kept = alone.keys() - quantized(choice)
-    assert choice.loss_db <= limit < choice.loss_all_db == without.loss_all_db
+    assert choice.loss_db <= limit < choice.loss_all_db == chosen.loss_all_db
     assert len(alone) == 4
     assert kept
     assert min(alone[name] for name in kept) >= max(alone[name] for name in quantized(choice))
@@ -170,13 +175,12 @@ def test_an_add_behind_int8_reads_int8_where_all_that_read_it_do(
         assert (readers == {"QuantizeLinear"}) is ends
 
 
-def test_fp16_graphs_take_the_choice(graph: ir.Model, truths: list[Pictures]) -> None:
-    choice = choose(graph, truths)
+def test_fp16_graphs_take_the_choice(graph: ir.Model, chosen: Int8Choice) -> None:
     half = Half("fp16")(graph.clone()).model
-    proto = ir.to_proto(choice.pass_()(half).model)
+    proto = ir.to_proto(chosen.pass_()(half).model)
     onnx.checker.check_model(proto, full_check=True)
     integers = {item.name for item in proto.graph.initializer if item.data_type == 3 and item.dims}
-    assert integers == {weight.weight for weight in choice.weights}
+    assert integers == {weight.weight for weight in chosen.weights}
 
 
 def test_the_graph_that_is_decided_on_is_left_alone(
@@ -187,10 +191,11 @@ def test_the_graph_that_is_decided_on_is_left_alone(
     assert to_bytes(graph) == before
 
 
-def test_every_measurement_is_reported(graph: ir.Model, truths: list[Pictures]) -> None:
+def test_every_measurement_is_reported(
+    graph: ir.Model, truths: list[Pictures], chosen: Int8Choice
+) -> None:
     reports: list[Progress] = []
-    limit = choose(graph, truths).loss_all_db / 2
-    options = ExportConfig(int8_loss_db=limit)
+    options = ExportConfig(int8_loss_db=chosen.loss_all_db / 2)
     choose_int8(graph, pictures(), truths, options, reports.append)
     assert len(reports) >= 6
     assert {report.task for report in reports} == {"losses of int8"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,9 @@ FILE = "from tests.zoo import ZOO\n\n\ndef make(name):\n    return ZOO[name].mak
 
 
 @pytest.mark.parametrize("name", ["batch_norm", "gates", "u_shape", "frames_sequence"])
-def test_is_exported_and_proved(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_is_exported_and_proved(
+    name: str, few_photos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folder = tmp_path_factory.mktemp(name)
     file = folder / "network.py"
     file.write_text(FILE)
@@ -25,9 +28,8 @@ def test_is_exported_and_proved(name: str, tmp_path_factory: pytest.TempPathFact
     model.description = replace(model.description, name="network.py:make", options=wanted.options)
     ratios = prune(model)
     config = Config(model=ModelConfig.model_validate(wanted))
-    result = export_onnx(
-        write_search(folder / "run", model, ratios, config), 0.5, ExportConfig(calibration_crops=4)
-    )
+    options = ExportConfig(calibration_crops=4, calibration=few_photos)
+    result = export_onnx(write_search(folder / "run", model, ratios, config), 0.5, options)
     proof = json.loads(result.proof.read_text())
     assert bool(proof["folded_norms"]) == (name == "batch_norm")
     layers = proof["files"]["fp16"]["layers"]

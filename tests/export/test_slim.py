@@ -19,6 +19,8 @@ from tests.export.exported_graphs import exported
 NETWORKS = (
     *SMALL, "gates", "pixel_unshuffle", "token_attention", "squeeze_linear", "u_shape",
 )  # fmt: skip
+# Their operators are those of RLFN and EDSR.
+REPEATED = ("rfdn", "carn")
 
 
 def graph(body: str, constants: str = "") -> ir.Model:
@@ -31,7 +33,10 @@ def operators(model: ir.Model) -> list[str]:
     return [node.op_type for node in model.graph]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in REPEATED else ()) for name in NETWORKS],
+)
 def test_keeps_outputs_weights_and_names(name: str) -> None:
     before = exported(name)
     result = Slim()(before)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -48,11 +49,11 @@ def test_slimming_then_leaves_no_arithmetic_of_shapes(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def forms() -> Forms:
+def forms(few_photos: Path) -> Forms:
     """How windowed attention becomes each precision, with layers that stay fp32."""
     about = folded("window_attention").description
     options = ExportConfig(static_shape=STATIC, half_loss_db=1e-9, int8_loss_db=100)
-    crops = partial(calibration_crops, DataConfig(), None, about, 2)
+    crops = partial(calibration_crops, DataConfig(), few_photos, about, 2)
     return Forms(Slim()(exported("window_attention")).model, crops, options, silent)
 
 

@@ -104,8 +104,8 @@ def test_traced_by_fx(description: Description) -> None:
 @pytest.mark.parametrize(
     "description",
     [
-        "edsr_x2",
-        # tests/export/test_networks.py compares these three at other sizes too.
+        # tests/export/test_networks.py compares these four at other sizes too.
+        pytest.param("edsr_x2", marks=pytest.mark.slow),
         pytest.param("carn_m_x3", marks=pytest.mark.slow),
         pytest.param("rfdn_x4", marks=pytest.mark.slow),
         pytest.param("rlfn_x2", marks=pytest.mark.slow),

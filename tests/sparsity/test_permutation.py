@@ -106,8 +106,8 @@ def hidden_quads(n: int, seed: int) -> tuple[Table, set[frozenset[int]]]:
 
 
 def test_a_large_stream_regains_the_whole_gap_where_that_can_be() -> None:
-    importance, _ = hidden_quads(40, 1)
-    found = find_permutation([Reader(importance, np.arange(40))], 40)
+    importance, _ = hidden_quads(20, 1)
+    found = find_permutation([Reader(importance, np.arange(20))], 20)
     assert found.before < 0.9 * unconstrained(importance)
     assert found.after == unconstrained(importance)
     assert not found.exact
@@ -119,7 +119,7 @@ def test_search_alone_finds_what_the_exact_way_finds() -> None:
     assert kept(reader.permuted(order)) == pytest.approx(find_permutation([reader], 16).after)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_few_channels_beside_others_are_solved_exactly(seed: int) -> None:
     readers = [
         Reader(table(4, 11, seed), np.array([2, 3, 4, 5, 6])),
@@ -130,7 +130,7 @@ def test_few_channels_beside_others_are_solved_exactly(seed: int) -> None:
     assert found.after == pytest.approx(best_by_hand(readers, 5))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_search_beside_others_comes_to_the_best(seed: int) -> None:
     """Seven channels across three quads with foreign ones: all 5040 orders are tried."""
     reader = Reader(table(6, 12, seed), np.arange(3, 10))
@@ -139,7 +139,7 @@ def test_search_beside_others_comes_to_the_best(seed: int) -> None:
     assert kept(moved(reader, order)) == pytest.approx(max(map(kept, middle)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 999))
 def test_an_order_is_a_permutation_and_never_worse(data: st.DataObject, seed: int) -> None:
     n = data.draw(st.integers(1, 14), "channels of the stream")
@@ -168,10 +168,10 @@ def test_differences_below_float32_never_make_it_worse() -> None:
 
 
 def test_an_order_that_is_the_best_already_is_left() -> None:
-    importance, hidden = hidden_quads(40, 1)
+    importance, hidden = hidden_quads(20, 1)
     best = [channel for quad in sorted(map(sorted, hidden)) for channel in quad]
-    found = find_permutation([Reader(importance[:, best], np.arange(40))], 40)
-    assert found.order.tolist() == list(range(40))
+    found = find_permutation([Reader(importance[:, best], np.arange(20))], 20)
+    assert found.order.tolist() == list(range(20))
     assert found.after == found.before
 
 
@@ -255,8 +255,8 @@ def test_readers_with_the_same_quads_are_one_cut() -> None:
 
 
 def test_the_same_seed_gives_the_same_order() -> None:
-    reader = Reader(table(50, 48, 5), np.arange(48))
-    first, again = (find_permutation([reader], 48, seed=4) for _ in range(2))
+    reader = Reader(table(20, 20, 5), np.arange(20))
+    first, again = (find_permutation([reader], 20, seed=4) for _ in range(2))
     assert first.order.tolist() == again.order.tolist()
     assert first.after == again.after
 
@@ -279,7 +279,7 @@ def test_a_stream_that_nothing_reads_is_left() -> None:
 
 
 def test_tiny_importances_count_as_large_ones_do() -> None:
-    importance, n = table(50, 24, 6), 24
+    importance, n = table(20, 20, 6), 20
     one = find_permutation([Reader(importance, np.arange(n))], n)
     tiny = find_permutation([Reader(2.0**-160 * importance, np.arange(n))], n)
     assert one.order.tolist() == tiny.order.tolist()
