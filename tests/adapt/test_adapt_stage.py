@@ -100,7 +100,7 @@ def test_the_estimators_engine_is_built_for_tiles(adapted: Adapted) -> None:
     assert engine.plan is not None
     manifest = verified_manifest(engine.plan)
     assert manifest.outputs[0].shape == (-1, 2, 1, 1)
-    assert (manifest.opt_shape, manifest.max_shape) == ((32, 3, 16, 16), (64, 3, 24, 24))
+    assert (manifest.opt_shape, manifest.max_shape) == ((32, 3, 16, 16), (64, 3, 20, 20))
     stood = engine.plan.stat().st_mtime_ns
     assert build_estimator(run, result.adaptation, options) == (engine,)
     assert engine.plan.stat().st_mtime_ns == stood

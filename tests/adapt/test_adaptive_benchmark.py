@@ -77,7 +77,7 @@ def test_the_benchmark_writes_table_and_curves(
 ) -> None:
     adaptive.main(adapted[0].path, photos, [photos], tmp_path)
     lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("| held-out photographs | ") for line in lines) == 7
+    assert sum(line.startswith("| held-out photographs | ") for line in lines) == 8
     record = json.loads((tmp_path / "adaptive.json").read_text())
     assert set(record["sets"]) == {"held-out photographs", photos.name}
     charts = sorted(tmp_path.glob("*.svg"))
