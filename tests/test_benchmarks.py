@@ -30,8 +30,10 @@ def test_search_cost_prints_its_table(
     out, threads = tmp_path / "figures.json", torch.get_num_threads()
     flags = ["--tiny", "--pairs", "2", "--threads", "1", "--json", str(out)]
     monkeypatch.setattr(sys, "argv", [str(BENCHMARKS / "search_cost.py"), *flags])
-    search_cost.main()  # processes of its own measure the memory
-    torch.set_num_threads(threads)
+    try:
+        search_cost.main()  # processes of its own measure the memory
+    finally:
+        torch.set_num_threads(threads)
     printed = capsys.readouterr().out
     figures = json.loads(out.read_text("utf-8"))["figures"]
     for name in figures:

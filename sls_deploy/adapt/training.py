@@ -21,9 +21,9 @@ _RATE = 2e-3
 _WARM_UP = 0.1
 _DECAY = 1e-4
 _STEPS = 30.0
-"""Weight of the steps from candidate to candidate beside that of the errors themselves. Steps are a
-tenth of what errors vary by from tile to tile, and a choice hangs on them: with 0 they are hardly
-learnt at all. docs/adaptive.md has the figures of both."""
+"""Weight of the steps from candidate to candidate beside that of the errors themselves. They are a
+tenth of what errors vary by from tile to tile, and a choice hangs on them; docs/adaptive.md
+compares trainings with and without."""
 _LEAST_MSE = 1e-7
 """Errors below that of 70 dB are alike: they are less than what rounding to 8 bits makes."""
 
@@ -123,13 +123,13 @@ def train_estimator(
 
 
 def estimation_loss(estimated: torch.Tensor, errors: torch.Tensor) -> torch.Tensor:
-    """How far an estimate is off: squares of the logarithm, and of its steps between candidates.
+    """How far an estimate is off: in the logarithm, and in its steps between candidates, squared.
 
-    A tile counts by the root of its error that the choice is made by: what is small anyway decides
-    little.
+    Each error counts by the root that the choice is made by, each step by that of its costlier
+    candidate: what is small anyway decides little.
 
     Args:
-        estimated: tiles x candidates, logarithms of the MSE.
+        estimated: tiles x candidates, two or more of them, logarithms of the MSE.
         errors: the true MSE of the same.
 
     Returns:

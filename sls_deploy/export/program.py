@@ -73,7 +73,7 @@ def export_program(model: RestorationModel) -> ExportedProgram:
                 return program
         except Exception as error:  # the tracer raises many kinds
             first = first or error
-            # A number that became constant does so however else sizes are reasoned about.
+            # A number that became constant did so in every attempt, of all networks tried.
             alone = alone or _NUMBER_IS_CONSTANT in str(error)
     reason = str(first).strip().partition("\n")[0]
     if "specialized" in str(first) or "Constraints violated" in str(first):

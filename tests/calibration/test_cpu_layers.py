@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import onnxruntime
@@ -29,6 +30,22 @@ def test_layers_of_every_kind_are_timed(layer: LayerShape, monkeypatch: pytest.M
     assert time.dense_us >= 1
     assert time.sparse_us >= 1
     assert 12 <= time.runs <= 30
+
+
+def test_a_layer_counts_with_its_own_times_after_the_warm_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kinds = iter([sparse for order in cpu_layers._ORDERS for sparse in order])
+
+    def own(times: Sequence[float], runs: Sequence[tuple[float, float]]) -> list[float]:
+        assert len(times) == len(runs) == cpu_layers._LEAST
+        assert all(0 < layer <= run for run, layer in runs)
+        return [1.0, 1.0] if next(kinds) else [2.0, 2.0]
+
+    monkeypatch.setattr(cpu_layers, "_SECONDS", 0.0)
+    monkeypatch.setattr(cpu_layers, "own_times", own)
+    time = CpuLayers().time(LayerShape("Conv2d", (3, 3), (1, 1), (1, 1), 32, 32, 1, 64, 64))
+    assert (time.dense_us, time.sparse_us) == (2, 1)
 
 
 def test_the_machine_says_what_ran_the_layers() -> None:

@@ -149,7 +149,6 @@ def test_without_a_gpu_nothing_is_timed() -> None:
 @pytest.mark.skipif(present_device() is None, reason="needs an NVIDIA GPU")
 def test_layers_are_timed_on_a_gpu() -> None:
     timer = GpuLayers()
-    wide = LayerShape("Conv2d", (3, 3), (1, 1), (1, 1), 256, 256, 1, 180, 320)
-    small, large = (timer.time(layer) for layer in (LAYER, wide))
-    assert 0 < small.dense_us < large.dense_us
-    assert 0 < small.sparse_us < large.sparse_us
+    time = timer.time(LAYER)
+    assert time.dense_us > 0
+    assert time.sparse_us > 0

@@ -21,7 +21,7 @@ from sls_deploy.data.images import write_image
 from sls_deploy.data.samples import export_samples, sample_photos
 from sls_deploy.models.architecture import Description
 from sls_deploy.models.model import build_model, save_weights
-from tests.conftest import few_passes
+from tests.conftest import MadeOnce, few_passes
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,6 @@ def program() -> Program:
         return Outcome(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
     return call
-
-
-MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
 @pytest.fixture(scope="session")

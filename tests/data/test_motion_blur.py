@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -317,15 +316,6 @@ def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"nothing")
     with pytest.raises(SlsError, match=r"a\.png: cannot be read as a picture"):
         MotionBlur().pair(tmp_path / "a.png")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("varying", "seconds"), [(False, 1), (True, 4)])
-def test_a_large_photograph_is_blurred_in_time(varying: bool, seconds: float) -> None:
-    photo = np.random.default_rng(0).integers(0, 256, (1365, 2048, 3), dtype=np.uint8)
-    start = time.process_time()
-    MotionBlur(varying=varying).degrade(photo, "a.png")
-    assert time.process_time() - start < seconds
 
 
 @given(seed=st.integers(0, 99))

@@ -90,6 +90,7 @@ REPEATED = {
     "weight_norm_hooks": "weight_norm",
     "frames_stacked": "frames_separate",
 }
+assert set(REPEATED.values()) <= ZOO.keys() - REPEATED.keys()
 CASES = [pytest.param(name, marks=pytest.mark.slow if name in REPEATED else ()) for name in ZOO]
 
 

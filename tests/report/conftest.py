@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,12 +8,12 @@ import pytest
 from sls_deploy.report.gather import gather_report
 from sls_deploy.report.schema import RunReport
 from sls_deploy.run import Run
-from tests.conftest import few_passes
+from tests.conftest import MadeOnce, few_passes
 from tests.report.runs import make_runs
 
 
 @pytest.fixture(scope="session")
-def made(made_once: Callable[..., Path]) -> Path:
+def made(made_once: MadeOnce) -> Path:
     """Folder with runs/small, filled and learnt and what they were made from; not to be changed."""
 
     def fill(folder: Path) -> None:

@@ -18,11 +18,11 @@ from sls_deploy.files import hash_file
 from sls_deploy.models.bundled import DEMO_WEIGHTS
 from sls_deploy.models.model import load_model
 from sls_deploy.progress import Progress
-from sls_deploy.search import reconstruction
 from sls_deploy.search.results import BudgetResult
 from sls_deploy.search.stage import search_budgets
 from sls_deploy.sparsity.legality import is_2_4
 from sls_deploy.sparsity.ratios import read_ratios
+from tests.conftest import few_passes
 
 SETTINGS = {
     "method": "auto", "steps": 6, "patch": 16, "batch": 2, "crops": 8, "permute": False
@@ -30,10 +30,9 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_passes() -> Iterator[None]:
-    """Rough estimates are enough to choose by."""
+def _few_passes() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reconstruction, "_PASSES", 24)
+        few_passes(patch, 24)
         yield
 
 

@@ -127,6 +127,7 @@ def priced(name: str, folder: Path, step: int = 16) -> CostModel:
         *(pytest.param(name, 8, marks=pytest.mark.slow) for name in LONG),
         *((name, 8) for name in NETWORKS if name not in LONG),
         ("edsr", 16),
+        *(pytest.param(name, 16, marks=pytest.mark.slow) for name in NETWORKS if name != "edsr"),
     ],
 )
 def test_a_table_of_a_network_prices_all_that_a_search_may_choose(

@@ -16,7 +16,6 @@ from sls_deploy.files import hash_file
 from sls_deploy.models.architecture import Description
 from sls_deploy.models.model import RestorationModel, build_model
 from sls_deploy.progress import Progress
-from sls_deploy.search import reconstruction
 from sls_deploy.search.layers import find_layers
 from sls_deploy.search.permute import Permutation, measure_importance, permute
 from sls_deploy.search.reorder import computes_the_same
@@ -25,15 +24,15 @@ from sls_deploy.search.sums import Calibration, dense_sums
 from sls_deploy.search.trace import trace
 from sls_deploy.sparsity.least_squares import Problem
 from sls_deploy.sparsity.pattern import Pattern
+from tests.conftest import few_passes
 
 EDSR = Description("edsr", {"features": 16, "blocks": 2, "scale": 2}, 2, 1.0)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_passes() -> Iterator[None]:
-    """Rough estimates are enough to choose by."""
+def _few_passes() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reconstruction, "_PASSES", 8)
+        few_passes(patch, 8)
         yield
 
 

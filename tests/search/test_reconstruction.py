@@ -17,7 +17,6 @@ from sls_deploy.errors import SlsError
 from sls_deploy.models.bundled import DEMO_WEIGHTS
 from sls_deploy.models.model import load_model
 from sls_deploy.progress import Progress, silent
-from sls_deploy.search import reconstruction as room
 from sls_deploy.search.cost import CostModel, ExecutableCost, MacsCost
 from sls_deploy.search.layers import find_layers
 from sls_deploy.search.outcome import Outcome
@@ -26,6 +25,7 @@ from sls_deploy.search.reconstruction import Candidate, Reconstruction
 from sls_deploy.search.sls import held_out_psnr
 from sls_deploy.sparsity.legality import is_2_4
 from sls_deploy.sparsity.pattern import Pattern
+from tests.conftest import few_passes
 
 MACS = MacsCost()
 
@@ -51,10 +51,9 @@ def work_on(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_passes() -> Iterator[None]:
-    """Rough estimates are enough to choose by."""
+def _few_passes() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(room, "_PASSES", 24)
+        few_passes(patch, 24)
         yield
 
 

@@ -18,17 +18,17 @@ from sls_deploy.files import hash_file
 from sls_deploy.models.model import load_model, save_weights
 from sls_deploy.progress import Progress
 from sls_deploy.run import Run
-from sls_deploy.search import reconstruction, stage
+from sls_deploy.search import stage
 from sls_deploy.search.stage import search_budgets
+from tests.conftest import few_passes
 
 WEIGHTS = "weights.safetensors"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_passes() -> Iterator[None]:
-    """Rough estimates are enough to choose by."""
+def _few_passes() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reconstruction, "_PASSES", 8)
+        few_passes(patch, 8)
         yield
 
 
@@ -125,6 +125,7 @@ search_budgets(Config.model_validate_json(sys.argv[1]), folder / "cut", stop)
 """
 
 
+# The learnt search estimates nothing by passes, so the process needs no few of them.
 def test_killed_search_goes_on_to_the_same_bits(
     config: Config, whole: Path, tmp_path: Path
 ) -> None:
