@@ -67,6 +67,18 @@ def few_passes(patch: pytest.MonkeyPatch, passes: int = 16) -> None:
     patch.setattr(reconstruction, "_PASSES", passes)
 
 
+def module_of_few_passes(passes: int) -> object:
+    """A fixture that lets all searches of a module estimate from few backward passes."""
+
+    @pytest.fixture(scope="module", autouse=True)
+    def few() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            few_passes(patch, passes)
+            yield
+
+    return few
+
+
 MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 

@@ -20,9 +20,9 @@ from sls_deploy.errors import SlsError
 from sls_deploy.models.architecture import Description
 from sls_deploy.models.bundled import DEMO_WEIGHTS
 from sls_deploy.models.model import build_model, load_model, save_weights
-from sls_deploy.search import reconstruction
 from sls_deploy.search.cost import ExecutableCost, MacsCost
 from sls_deploy.sparsity.legality import is_2_4
+from tests.conftest import few_passes
 
 OPTIONS = {"features": 16, "blocks": 2, "scale": 2, "input_range": 1.0}
 SEARCH = SearchConfig(steps=4, batch=2, patch=12, crops=8, narrow=8)
@@ -50,7 +50,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accuracy, "NETWORKS", {"small": ("small.safetensors", 2)})
     monkeypatch.setattr(accuracy, "milliseconds", lambda models: [2.0, 1.0])
-    monkeypatch.setattr(reconstruction, "_PASSES", 4)
+    few_passes(monkeypatch, 4)
 
 
 def task(data: Path, method: str, budget: float) -> Task:

@@ -18,7 +18,7 @@ from sls_deploy.data.samples import sample_photos
 from sls_deploy.models.architecture import Description
 from sls_deploy.models.model import build_model, save_weights
 from sls_deploy.models.own import is_own, split_name
-from sls_deploy.search import reconstruction
+from tests.conftest import few_passes
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -106,7 +106,7 @@ def test_layers_in_a_higher_precision_are_counted_once() -> None:
 def test_row_of_the_order_is_measured_on_real_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconstruction, "_PASSES", 2)
+    few_passes(monkeypatch, 2)
     torch.manual_seed(0)
     options = {"features": 16, "blocks": 1, "scale": 2, "input_range": 1.0}
     save_weights(tmp_path / "small.safetensors", build_model(Description("edsr", options, 2, 1.0)))

@@ -20,11 +20,11 @@ from sls_deploy.data.samples import sample_photos
 from sls_deploy.errors import SlsError
 from sls_deploy.models.architecture import Description
 from sls_deploy.models.model import build_model, load_model, save_weights
-from sls_deploy.search import reconstruction
 from sls_deploy.search.cost import Form, TableCost, dense_form
 from sls_deploy.search.prepare import prepare
 from sls_deploy.search.stage import search_budgets
 from sls_deploy.sparsity.ratios import read_ratios
+from tests.conftest import few_passes
 
 BUDGET = 0.95
 PICTURE = (64, 64)
@@ -70,7 +70,7 @@ def loop(config: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(latency_loop, "SEARCHES", searches)
-        patch.setattr(reconstruction, "_PASSES", 8)
+        few_passes(patch, 8)
         patch.setattr(cpu_layers, "_SECONDS", 0.02)
         patch.setattr(CpuLayers, "time", gainless)
         return folder, latency_loop.run_loop(config, PICTURE, folder, repeats=3)

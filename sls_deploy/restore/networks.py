@@ -162,13 +162,12 @@ def _engine(run: Run, budget: float, plan: Path, exported: Path) -> Callable[[],
             raise SlsError(reason, str(plan))
         manifest = verified_manifest(plan)
         graph = read_exported(exported / manifest.onnx)
-        field = receptive_field(graph.model)
         least, most = manifest.min_shape, manifest.max_shape
         return Network(
             budget,
-            EngineRunner(plan),
+            EngineRunner(plan),  # first: what refuses needs no receptive field
             graph,
-            field,
+            receptive_field(graph.model),
             "",
             smallest=(least[2], least[3]),
             largest=(most[2], most[3]),
@@ -183,14 +182,13 @@ def _engine(run: Run, budget: float, plan: Path, exported: Path) -> Callable[[],
 def _graph(budget: float, path: Path, provider: Provider, name: str) -> Callable[[], Network]:
     def opened() -> Network:
         graph = read_exported(path)
-        field = receptive_field(graph.model)
         runner = OnnxRunner(path, name, provider=provider, sizes_vary=True)
         least = graph.fixed or (graph.least_side, graph.least_side)
         return Network(
             budget,
             runner,
             graph,
-            field,
+            receptive_field(graph.model),
             "",
             smallest=least,
             largest=graph.fixed,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,18 +21,14 @@ from sls_deploy.search.results import BudgetResult
 from sls_deploy.search.stage import search_budgets
 from sls_deploy.sparsity.legality import is_2_4
 from sls_deploy.sparsity.ratios import read_ratios
-from tests.conftest import few_passes
+from tests.conftest import module_of_few_passes
 
 SETTINGS = {
     "method": "auto", "steps": 6, "patch": 16, "batch": 2, "crops": 8, "permute": False
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _few_passes() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        few_passes(patch, 24)
-        yield
+few = module_of_few_passes(24)
 
 
 def changed(config: Config, **search: object) -> Config:

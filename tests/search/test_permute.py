@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,16 +23,12 @@ from sls_deploy.search.sums import Calibration, dense_sums
 from sls_deploy.search.trace import trace
 from sls_deploy.sparsity.least_squares import Problem
 from sls_deploy.sparsity.pattern import Pattern
-from tests.conftest import few_passes
+from tests.conftest import module_of_few_passes
 
 EDSR = Description("edsr", {"features": 16, "blocks": 2, "scale": 2}, 2, 1.0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _few_passes() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        few_passes(patch, 8)
-        yield
+few = module_of_few_passes(8)
 
 
 @pytest.fixture(scope="module")

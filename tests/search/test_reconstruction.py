@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from sls_deploy.search.reconstruction import Candidate, Reconstruction
 from sls_deploy.search.sls import held_out_psnr
 from sls_deploy.sparsity.legality import is_2_4
 from sls_deploy.sparsity.pattern import Pattern
-from tests.conftest import few_passes
+from tests.conftest import module_of_few_passes
 
 MACS = MacsCost()
 
@@ -50,11 +49,7 @@ def work_on(
     )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _few_passes() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        few_passes(patch, 24)
-        yield
+few = module_of_few_passes(24)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,16 +20,12 @@ from sls_deploy.progress import Progress
 from sls_deploy.run import Run
 from sls_deploy.search import stage
 from sls_deploy.search.stage import search_budgets
-from tests.conftest import few_passes
+from tests.conftest import module_of_few_passes
 
 WEIGHTS = "weights.safetensors"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _few_passes() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        few_passes(patch, 8)
-        yield
+few = module_of_few_passes(8)
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,13 @@ from sls_deploy.data.degradation import choose_degradation
 from sls_deploy.data.photos import Photos
 from sls_deploy.models.model import RestorationModel, load_like, save_weights
 from sls_deploy.progress import silent
-from sls_deploy.search import reconstruction
 from sls_deploy.search.cost import MacsCost
 from sls_deploy.search.layers import Choice, find_layers, list_layers
 from sls_deploy.search.reconstruction import Candidate, Reconstruction
 from sls_deploy.search.trace import trace
 from sls_deploy.sparsity.pattern import Pattern
 from sls_deploy.sparsity.ranks import rank_weights
+from tests.conftest import few_passes
 from tests.zoo import ZOO, zoo_model
 
 PATCH, BUDGET = 16, 0.6
@@ -80,7 +80,7 @@ def searched(name: str, photos: Path) -> tuple[Reconstruction, Candidate]:
         graph=graph,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reconstruction, "_PASSES", 4)
+        few_passes(patch, 4)
         return work, work.allocated(BUDGET, silent)
 
 
